@@ -1,0 +1,346 @@
+//! The build watcher as the rest of midrun sees it: a feed, four requests, and an end.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor as _, Context, Handler, ResponseFuture};
+use peer::{Envelope, Feed, FeedWriter, Inbox};
+use tokio::sync::{oneshot, watch};
+use wire::BuildEvent;
+use wire::build::{Retain, SourceMap, Unwatch, Watch, WatchRefusal};
+use wire::message::Never;
+use wire::profile::STATE_DIR;
+
+use crate::bundle::threads;
+use crate::change::{self, seen_now};
+use crate::engine::{Engine, Parts};
+use crate::mail::{Mail, Request};
+use crate::once::map_once;
+use crate::schedule::Timing;
+use crate::store::{Keep, Store};
+use crate::watch_set::{MakeWatcher, WatchSet, Watches, system_watcher};
+
+/// Events that are kept for readers that are behind.
+const FEED: usize = 256;
+
+/// Watches and the like that are queued or being handled at most.
+const INBOX: usize = 64;
+
+/// Source maps that are made at the same time at most.
+const MAPS: usize = 2;
+
+/// How a project is watched.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The project's folder.
+    pub project_root: PathBuf,
+    /// Where its state is kept, usually `.midrun` in it.
+    pub state_dir: PathBuf,
+    /// How long a build must have failed before that is published.
+    pub settle: Duration,
+    /// Which artifacts are kept besides those in use.
+    pub keep: Keep,
+}
+
+impl Settings {
+    /// The usual settings for the project at `root`.
+    pub fn of(root: &Path) -> Self {
+        Self {
+            project_root: root.to_owned(),
+            state_dir: root.join(STATE_DIR),
+            settle: Duration::from_millis(30),
+            keep: Keep::default(),
+        }
+    }
+}
+
+/// A running build watcher. It ends when this is dropped, or in an orderly way with [`Handle::stop`].
+pub struct Handle {
+    /// Every new artifact and every failure.
+    pub feed: Feed<BuildEvent>,
+    /// Watch an entry.
+    pub watch: Inbox<Watch>,
+    /// Watch it no longer.
+    pub unwatch: Inbox<Unwatch>,
+    /// Keep artifacts.
+    pub retain: Inbox<Retain>,
+    /// Make a source map.
+    pub source_map: Inbox<SourceMap>,
+    mail: Arc<Mail>,
+    ended: watch::Receiver<()>,
+}
+
+/// The build thread did not end in the time that was allowed. It ends when the build that it is at does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the build watcher is still at a build")]
+pub struct StillBuilding;
+
+impl Handle {
+    /// Accepts no more requests, ends the build thread and with it the feed, and waits for that at most `limit`.
+    /// May be called again.
+    ///
+    /// # Errors
+    /// The time was not enough.
+    pub async fn stop(&self, limit: Duration) -> Result<(), StillBuilding> {
+        self.watch.point_at_nobody();
+        self.unwatch.point_at_nobody();
+        self.retain.point_at_nobody();
+        self.source_map.point_at_nobody();
+        self.mail.ask(Request::Stop);
+        let mut ended = self.ended.clone();
+        let gone = async { while ended.changed().await.is_ok() {} };
+        tokio::time::timeout(limit, gone).await.map_err(|_| StillBuilding)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.mail.ask(Request::Stop);
+    }
+}
+
+/// Starts a build watcher that watches nothing yet. Needs a running actix system.
+///
+/// # Errors
+/// The project's folder does not exist, its state folder cannot be made, or there is no thread to be had.
+pub fn start(settings: &Settings) -> io::Result<Handle> {
+    start_with(settings, Timing::new(settings.settle), system_watchers)
+}
+
+/// The same, with other waits and with watchers from elsewhere.
+fn start_with(
+    settings: &Settings,
+    timing: Timing,
+    watchers: impl FnOnce(Arc<Mail>) -> MakeWatcher + Send + 'static,
+) -> io::Result<Handle> {
+    let root = settings.project_root.canonicalize()?;
+    let store = Store::open(&settings.state_dir, settings.keep)?;
+    let (feed_writer, mail) = (FeedWriter::new(FEED), Mail::new());
+    let feed = feed_writer.feed();
+    let (alive, ended) = watch::channel(());
+    let (engine_root, engine_mail) = (root.clone(), Arc::clone(&mail));
+    threads::spawn(move |threads| {
+        let watches = WatchSet::new(watchers(Arc::clone(&engine_mail)));
+        let (root, mail, feed) = (engine_root, engine_mail, feed_writer);
+        Engine::new(Parts { root, timing, mail, store, feed, watches }).run(threads);
+        drop(alive);
+    })?;
+    let actor = BuildWatcher { root, mail: Arc::clone(&mail) }.start();
+    let handle = Handle {
+        feed,
+        watch: Inbox::new(INBOX),
+        unwatch: Inbox::new(INBOX),
+        retain: Inbox::new(INBOX),
+        source_map: Inbox::new(MAPS),
+        mail,
+        ended,
+    };
+    handle.watch.point_at(actor.clone().recipient());
+    handle.unwatch.point_at(actor.clone().recipient());
+    handle.retain.point_at(actor.clone().recipient());
+    handle.source_map.point_at(actor.recipient());
+    Ok(handle)
+}
+
+fn system_watchers(mail: Arc<Mail>) -> MakeWatcher {
+    Box::new(move || {
+        let mail = Arc::clone(&mail);
+        let watcher = system_watcher(move |event: notify::Result<notify::Event>| match event {
+            Ok(event) if change::is_loss(&event) => mail.lose(seen_now()),
+            Ok(event) => {
+                let seen = seen_now();
+                mail.tell(change::changes(event), seen);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "changes may have been missed; everything is read again");
+                mail.lose(seen_now());
+            }
+        })?;
+        Ok(Box::new(watcher) as Box<dyn Watches>)
+    })
+}
+
+/// Passes requests on to the build thread, and makes source maps beside it.
+struct BuildWatcher {
+    root: PathBuf,
+    mail: Arc<Mail>,
+}
+
+impl actix::Actor for BuildWatcher {
+    type Context = Context<Self>;
+}
+
+impl BuildWatcher {
+    fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> oneshot::Receiver<T> {
+        let (reply, answer) = oneshot::channel();
+        self.mail.ask(request(reply));
+        answer
+    }
+}
+
+impl Handler<Envelope<Watch>> for BuildWatcher {
+    type Result = ResponseFuture<Result<(), WatchRefusal>>;
+
+    fn handle(&mut self, envelope: Envelope<Watch>, _: &mut Context<Self>) -> Self::Result {
+        let (message, held) = envelope.open();
+        let answer = self.ask(|reply| Request::Watch(message.entry, reply));
+        Box::pin(async move {
+            let _until_answered = held;
+            answer.await.unwrap_or_else(|_| {
+                let message = "the build watcher has ended; start midrun again".to_owned();
+                Err(WatchRefusal::CannotWatch { message })
+            })
+        })
+    }
+}
+
+impl Handler<Envelope<Unwatch>> for BuildWatcher {
+    type Result = ResponseFuture<Result<(), Never>>;
+
+    fn handle(&mut self, envelope: Envelope<Unwatch>, _: &mut Context<Self>) -> Self::Result {
+        let (message, held) = envelope.open();
+        let answer = self.ask(|reply| Request::Unwatch(message.entry, reply));
+        Box::pin(async move {
+            let _until_answered = held;
+            // A watcher that has ended watches nothing.
+            let _ = answer.await;
+            Ok(())
+        })
+    }
+}
+
+impl Handler<Envelope<Retain>> for BuildWatcher {
+    type Result = ResponseFuture<Result<(), Never>>;
+
+    fn handle(&mut self, envelope: Envelope<Retain>, _: &mut Context<Self>) -> Self::Result {
+        let (message, held) = envelope.open();
+        let answer = self.ask(|reply| Request::Retain(message.hashes, reply));
+        Box::pin(async move {
+            let _until_answered = held;
+            // A watcher that has ended removes nothing.
+            let _ = answer.await;
+            Ok(())
+        })
+    }
+}
+
+impl Handler<Envelope<SourceMap>> for BuildWatcher {
+    type Result = ResponseFuture<Result<Option<String>, Never>>;
+
+    fn handle(&mut self, envelope: Envelope<SourceMap>, _: &mut Context<Self>) -> Self::Result {
+        let root = self.root.clone();
+        let (SourceMap { entry, content_hash }, held) = envelope.open();
+        self.mail.ask(Request::Doubt(entry.clone(), content_hash.clone()));
+        Box::pin(async move {
+            let _until_answered = held;
+            let map = tokio::task::spawn_blocking(move || map_once(&root, &entry, &content_hash));
+            Ok(map.await.ok().flatten())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::fs;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use peer::{AskError, Start};
+    use wire::{BuildOutcome, EntryPath};
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// The system's watcher, below a limit of watches.
+    struct Limited {
+        system: Box<dyn Watches>,
+        limit: Arc<AtomicUsize>,
+        used: HashSet<PathBuf>,
+    }
+
+    impl Watches for Limited {
+        fn watch(&mut self, folder: &Path) -> notify::Result<()> {
+            if self.used.len() >= self.limit.load(Ordering::Relaxed) {
+                return Err(notify::Error::new(notify::ErrorKind::MaxFilesWatch));
+            }
+            self.used.insert(folder.to_owned());
+            self.system.watch(folder)
+        }
+
+        fn unwatch(&mut self, folder: &Path) {
+            self.used.remove(folder);
+            self.system.unwatch(folder);
+        }
+    }
+
+    fn start_limited(root: &Path, limit: &Arc<AtomicUsize>) -> Handle {
+        let settings = Settings::of(root);
+        let timing = Timing { watch_again: Duration::from_millis(20), ..Timing::new(settings.settle) };
+        let limit = Arc::clone(limit);
+        let watchers = move |mail| -> MakeWatcher {
+            let mut system = system_watchers(mail);
+            Box::new(move || {
+                let system = system()?;
+                let (limit, used) = (Arc::clone(&limit), HashSet::new());
+                Ok(Box::new(Limited { system, limit, used }) as Box<dyn Watches>)
+            })
+        };
+        start_with(&settings, timing, watchers).expect("it starts")
+    }
+
+    fn project() -> (tempfile::TempDir, PathBuf, EntryPath) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let entry = root.join("src/midrun/index.ts");
+        fs::create_dir_all(entry.parent().unwrap()).unwrap();
+        fs::write(&entry, "export const a = 'first';\n").unwrap();
+        let entry = EntryPath::from(entry.to_str().unwrap());
+        (dir, root, entry)
+    }
+
+    async fn next(reader: &mut peer::Reader<BuildEvent>) -> BuildOutcome {
+        let event = tokio::time::timeout(LONG, reader.next()).await.expect("an event comes");
+        event.expect("the watcher lives").event.outcome.clone()
+    }
+
+    #[actix_rt::test]
+    async fn an_entry_that_cannot_be_watched_is_refused_and_says_how_to_mend_it() {
+        let (_dir, root, entry) = project();
+        let handle = start_limited(&root, &Arc::new(AtomicUsize::new(1)));
+        let mut reader = handle.feed.read(Start::Snapshot);
+        let refused = handle.watch.peer().ask(Watch { entry }).await;
+        let Err(AskError::Refused(WatchRefusal::CannotWatch { message })) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(message.contains("fs.inotify.max_user_watches"), "{message}");
+        assert!(matches!(next(&mut reader).await, BuildOutcome::Built(_)), "the build itself was good");
+        let BuildOutcome::Failed(failure) = next(&mut reader).await else { panic!("a failure is told") };
+        assert_eq!(failure.message, message);
+    }
+
+    #[actix_rt::test]
+    async fn watching_that_fails_later_is_told_and_mends_by_itself() {
+        let (_dir, root, entry) = project();
+        let limit = Arc::new(AtomicUsize::new(3));
+        let handle = start_limited(&root, &limit);
+        let mut reader = handle.feed.read(Start::Snapshot);
+        handle.watch.peer().ask(Watch { entry: entry.clone() }).await.expect("three folders are enough");
+        assert!(matches!(next(&mut reader).await, BuildOutcome::Built(_)));
+
+        fs::create_dir(root.join("lib")).unwrap();
+        fs::write(root.join("lib/x.ts"), "export const x = 'lib';\n").unwrap();
+        fs::write(entry.as_str(), "export * from '../../lib/x';\n").unwrap();
+        let BuildOutcome::Built(first) = next(&mut reader).await else { panic!("it is good") };
+        let BuildOutcome::Failed(failure) = next(&mut reader).await else { panic!("lib is not watched") };
+        assert!(failure.message.contains("lib"), "{}", failure.message);
+
+        limit.store(100, Ordering::Relaxed);
+        let BuildOutcome::Built(again) = next(&mut reader).await else { panic!("it is mended") };
+        assert_eq!(again, first);
+        fs::write(root.join("lib/x.ts"), "export const x = 'watched';\n").unwrap();
+        let BuildOutcome::Built(artifact) = next(&mut reader).await else { panic!("it is good") };
+        assert!(fs::read_to_string(artifact.path).unwrap().contains("watched"));
+    }
+}

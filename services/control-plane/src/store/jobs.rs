@@ -1,0 +1,271 @@
+//! Jobs: created once, queued in order, claimed once, cancelled whenever the cancel comes.
+
+use futures_util::TryStreamExt as _;
+use sqlx::{Sqlite, Transaction};
+
+use super::events::append_in;
+use super::{Entry, Store};
+use crate::event::Event;
+use crate::job::{Job, JobStatus, ResumePoint};
+
+/// A tombstone outlives any runner that could still create the job it stands for.
+const TOMBSTONE_DAYS: i64 = 7;
+/// Configs in one list of jobs.
+const LISTED_BYTES: usize = 4 * 1024 * 1024;
+
+/// A job to create.
+#[derive(Debug)]
+pub(crate) struct NewJob {
+    pub(crate) org_id: String,
+    pub(crate) project_id: String,
+    pub(crate) name: String,
+    pub(crate) config: String,
+    pub(crate) client_run_id: Option<String>,
+    /// The other job and its checkpoint.
+    pub(crate) resume: Option<(String, ResumePoint)>,
+}
+
+/// What a creation came to.
+#[derive(Debug)]
+pub(crate) enum Created {
+    /// There was none with that client run id; this is it.
+    New(Job),
+    /// The one that an earlier request with that client run id made.
+    Existing(Job),
+}
+
+/// Which job of a project.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Which<'a> {
+    Id(&'a str),
+    ClientRunId(&'a str),
+}
+
+/// What a cancel came to.
+#[derive(Debug)]
+pub(crate) enum Cancelling {
+    /// The project has no such job. For a client run id, a later creation is now born cancelled.
+    NoJob,
+    /// It had ended before.
+    Ended(Job),
+    /// It was still queued and is cancelled now.
+    Done(Job),
+    /// It runs, and is to be stopped; also when that was asked before.
+    Underway(Job),
+}
+
+impl Store {
+    /// Creates the job, or finds the one that the same client run id made before.
+    pub(crate) async fn create_job(&self, new: NewJob) -> Result<Created, sqlx::Error> {
+        let mut tx = self.write.begin().await?;
+        let inserted: Option<Job> = sqlx::query_as(
+            "INSERT INTO jobs (id, org_id, project_id, name, status, config, client_run_id,
+                               resume_job_id, resume_step, resume_dir, created_at)
+             VALUES ($1, $2, $3, $4, 'queued', $5, $6, $7, $8, $9, $10)
+             ON CONFLICT (project_id, client_run_id) DO NOTHING
+             RETURNING *",
+        )
+        .bind(uuid::Uuid::now_v7().to_string())
+        .bind(&new.org_id)
+        .bind(&new.project_id)
+        .bind(&new.name)
+        .bind(&new.config)
+        .bind(&new.client_run_id)
+        .bind(new.resume.as_ref().map(|(job, _)| job))
+        .bind(new.resume.as_ref().map(|(_, point)| point.step))
+        .bind(new.resume.as_ref().map(|(_, point)| &point.dir))
+        .bind(wire::now())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let client_run_id = new.client_run_id.as_deref().unwrap_or_default();
+        let Some(mut job) = inserted else {
+            let job = lock_in(&mut tx, &new.project_id, Which::ClientRunId(client_run_id)).await?;
+            return Ok(Created::Existing(job.ok_or(sqlx::Error::RowNotFound)?));
+        };
+        if is_tombstoned(&mut tx, &new.project_id, client_run_id).await? {
+            job = cancel_in(&mut tx, job).await?;
+        }
+        tx.commit().await?;
+        Ok(Created::New(job))
+    }
+
+    /// At most `limit` jobs of the project, newest first, older than the one with order `before`; fewer, but not
+    /// none, when their configs are large. Also says whether there are more.
+    pub(crate) async fn jobs(
+        &self,
+        project_id: &str,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<(Vec<Job>, bool), sqlx::Error> {
+        let mut rows = sqlx::query_as::<_, Job>(
+            "SELECT * FROM jobs WHERE project_id = $1 AND ord < $2 ORDER BY ord DESC",
+        )
+        .bind(project_id)
+        .bind(before.unwrap_or(i64::MAX))
+        .fetch(&self.read);
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        while let Some(job) = rows.try_next().await? {
+            bytes += job.config.len();
+            if jobs.len() == limit || (bytes > LISTED_BYTES && !jobs.is_empty()) {
+                return Ok((jobs, true));
+            }
+            jobs.push(job);
+        }
+        Ok((jobs, false))
+    }
+
+    pub(crate) async fn job(&self, project_id: &str, which: Which<'_>) -> Result<Option<Job>, sqlx::Error> {
+        let (query, key) = match which {
+            Which::Id(id) => ("SELECT * FROM jobs WHERE project_id = $1 AND id = $2", id),
+            Which::ClientRunId(id) => ("SELECT * FROM jobs WHERE project_id = $1 AND client_run_id = $2", id),
+        };
+        sqlx::query_as(query).bind(project_id).bind(key).fetch_optional(&self.read).await
+    }
+
+    /// The job as it is now.
+    pub(crate) async fn reread(&self, ord: i64) -> Result<Job, sqlx::Error> {
+        sqlx::query_as("SELECT * FROM jobs WHERE ord = $1").bind(ord).fetch_one(&self.read).await
+    }
+
+    pub(crate) async fn is_terminal(&self, ord: i64) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar("SELECT status IN ('completed', 'failed', 'cancelled') FROM jobs WHERE ord = $1")
+            .bind(ord)
+            .fetch_one(&self.read)
+            .await
+    }
+
+    /// Takes the oldest queued job and makes it `running`.
+    pub(crate) async fn claim_job(&self) -> Result<Option<Job>, sqlx::Error> {
+        sqlx::query_as(
+            "UPDATE jobs SET status = 'running', started_at = COALESCE(started_at, $1)
+             WHERE ord = (SELECT ord FROM jobs WHERE status = 'queued' ORDER BY ord LIMIT 1)
+             RETURNING *",
+        )
+        .bind(wire::now())
+        .fetch_optional(&self.write)
+        .await
+    }
+
+    /// Cancels a queued job, notes that a running one is to be cancelled, or leaves a tombstone.
+    pub(crate) async fn cancel_job(
+        &self,
+        project_id: &str,
+        which: Which<'_>,
+    ) -> Result<Cancelling, sqlx::Error> {
+        let mut tx = self.write.begin().await?;
+        let outcome = match lock_in(&mut tx, project_id, which).await? {
+            None => {
+                if let Which::ClientRunId(id) = which {
+                    bury_in(&mut tx, project_id, id).await?;
+                }
+                Cancelling::NoJob
+            }
+            Some(job) if job.status.is_terminal() => Cancelling::Ended(job),
+            Some(job) if job.status == JobStatus::Queued => Cancelling::Done(cancel_in(&mut tx, job).await?),
+            Some(job) => {
+                let job = sqlx::query_as(
+                    "UPDATE jobs SET cancel_requested_at = COALESCE(cancel_requested_at, $2)
+                     WHERE ord = $1 RETURNING *",
+                )
+                .bind(job.ord)
+                .bind(wire::now())
+                .fetch_one(&mut *tx)
+                .await?;
+                Cancelling::Underway(job)
+            }
+        };
+        tx.commit().await?;
+        Ok(outcome)
+    }
+
+    /// The jobs that an earlier life left `running`, in order.
+    pub(crate) async fn running_jobs(&self) -> Result<Vec<Job>, sqlx::Error> {
+        sqlx::query_as("SELECT * FROM jobs WHERE status = 'running' ORDER BY ord").fetch_all(&self.read).await
+    }
+
+    /// Puts a job whose executor is gone where it can go on: cancelled if that was asked for, else queued again.
+    pub(crate) async fn take_up_job(&self, job: Job) -> Result<JobStatus, sqlx::Error> {
+        let mut tx = self.write.begin().await?;
+        let status = if job.cancel_requested_at.is_some() {
+            cancel_in(&mut tx, job).await?.status
+        } else {
+            sqlx::query("UPDATE jobs SET status = 'queued' WHERE ord = $1")
+                .bind(job.ord)
+                .execute(&mut *tx)
+                .await?;
+            JobStatus::Queued
+        };
+        tx.commit().await?;
+        Ok(status)
+    }
+}
+
+/// The job, locked until the transaction ends: what is decided from it still holds when it is written.
+async fn lock_in(
+    tx: &mut Transaction<'static, Sqlite>,
+    project_id: &str,
+    which: Which<'_>,
+) -> Result<Option<Job>, sqlx::Error> {
+    let (query, key) = match which {
+        Which::Id(id) => {
+            ("UPDATE jobs SET last_seq = last_seq WHERE project_id = $1 AND id = $2 RETURNING *", id)
+        }
+        Which::ClientRunId(id) => (
+            "UPDATE jobs SET last_seq = last_seq WHERE project_id = $1 AND client_run_id = $2 RETURNING *",
+            id,
+        ),
+    };
+    sqlx::query_as(query).bind(project_id).bind(key).fetch_optional(&mut **tx).await
+}
+
+/// Ends a job that no executor works on.
+async fn cancel_in(tx: &mut Transaction<'static, Sqlite>, job: Job) -> Result<Job, sqlx::Error> {
+    let event = Event::cancelled();
+    let entry = Entry {
+        kind: event.kind,
+        step: None,
+        data: event.render(&job.id, &wire::now()),
+        checkpoint_dir: None,
+        error: None,
+    };
+    append_in(tx, job.ord, &[entry]).await?;
+    sqlx::query_as("SELECT * FROM jobs WHERE ord = $1").bind(job.ord).fetch_one(&mut **tx).await
+}
+
+async fn is_tombstoned(
+    tx: &mut Transaction<'static, Sqlite>,
+    project_id: &str,
+    client_run_id: &str,
+) -> Result<bool, sqlx::Error> {
+    let found: Option<i64> =
+        sqlx::query_scalar("SELECT 1 FROM tombstones WHERE project_id = $1 AND client_run_id = $2")
+            .bind(project_id)
+            .bind(client_run_id)
+            .fetch_optional(&mut **tx)
+            .await?;
+    Ok(found.is_some())
+}
+
+async fn bury_in(
+    tx: &mut Transaction<'static, Sqlite>,
+    project_id: &str,
+    client_run_id: &str,
+) -> Result<(), sqlx::Error> {
+    let now = jiff::Timestamp::now();
+    let oldest = now - jiff::SignedDuration::from_hours(24 * TOMBSTONE_DAYS);
+    // Times of one format and zone sort as text.
+    sqlx::query("DELETE FROM tombstones WHERE created_at < $1")
+        .bind(wire::timestamp(oldest))
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query(
+        "INSERT INTO tombstones (project_id, client_run_id, created_at) VALUES ($1, $2, $3)
+         ON CONFLICT (project_id, client_run_id) DO NOTHING",
+    )
+    .bind(project_id)
+    .bind(client_run_id)
+    .bind(wire::timestamp(now))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! Workers come, are replaced, and go.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::bench::{Bench, alive, eventually, trainer};
+
+#[tokio::test]
+async fn workers_are_replaced_after_so_many_evaluations() {
+    let mut bench = Bench::with(|settings| settings.max_imports = 5, |_| Ok(None));
+    let (mut seen, mut evaluations) = (BTreeSet::new(), 0);
+    while seen.len() < 4 {
+        evaluations += 1;
+        seen.insert(bench.worker(&format!("// {evaluations}")).await);
+    }
+    assert!(evaluations > 15, "{evaluations} evaluations for four workers");
+    eventually("one is left", || seen.iter().filter(|pid| alive(**pid)).count() <= 1).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_was_killed_is_missed_by_nobody() {
+    let mut bench = Bench::new();
+    let first = bench.worker("").await;
+    process::PidFd::open(&process::Identity::of(first).unwrap())
+        .unwrap()
+        .send(process::signal::SIGKILL)
+        .unwrap();
+    let second = bench.worker("// again").await;
+    assert_ne!(first, second);
+}
+
+#[tokio::test]
+async fn the_end_is_the_end_of_every_worker_and_of_the_feed() {
+    let mut bench = Bench::new();
+    let worker = bench.worker("").await;
+    bench.save("index.ts", "for (;;);");
+    bench.inspector.shutdown(Duration::from_secs(5)).await;
+    assert!(!alive(worker));
+    bench.feed_ends().await;
+    bench.inspector.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_handle_that_is_dropped_leaves_no_worker() {
+    let mut bench = Bench::new();
+    let worker = bench.worker("").await;
+    let Bench { inspector, .. } = bench;
+    drop(inspector);
+    eventually("the worker is gone", || !alive(worker)).await;
+}
+
+#[tokio::test]
+async fn a_warm_worker_answers_a_small_save_within_milliseconds() {
+    let mut bench = Bench::new();
+    let mut took = Vec::new();
+    for n in 0..60 {
+        bench.save("index.ts", &trainer(&n.to_string(), ""));
+        took.push(bench.rebuild().await.inspect_ms);
+    }
+    took.sort_by(f64::total_cmp);
+    // It takes about 1 ms. The bound leaves room for a busy machine and none for a process that is started each time.
+    assert!(took[30] < 20.0, "median {:.2} ms", took[30]);
+    println!("median {:.2} ms, p90 {:.2} ms", took[30], took[54]);
+}

@@ -1,0 +1,38 @@
+//! The midrun binary: command line, configuration, wiring. No logic of its own.
+
+mod cli;
+mod client;
+mod commands;
+mod console;
+mod control;
+mod credentials;
+mod dev;
+mod project;
+mod sdk;
+mod state;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let begun = std::time::Instant::now();
+    // These two are other programs in the same file: nothing of the rest is wanted in them.
+    match Cli::parse().command {
+        Command::RunHost(args) => run_host::main(&args.dir),
+        Command::Executor(args) => {
+            let code = executor::main(args.sample.then(|| "--sample".to_owned()));
+            ExitCode::from(u8::try_from(code).unwrap_or(1))
+        }
+        Command::Dev(args) => {
+            telemetry::start();
+            dev::command(&args, begun)
+        }
+        command => {
+            telemetry::start();
+            commands::command(command)
+        }
+    }
+}

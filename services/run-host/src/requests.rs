@@ -1,0 +1,124 @@
+//! What the registry asks for. The default action of SIGUSR2 is death and a second SIGTERM ends a runner at once, so
+//! a signal is sent only to a runner that is armed, and SIGTERM only once.
+
+use process::signal::{SIGKILL, SIGTERM};
+use wire::host::{HostRequest, HostSays, HostTells};
+use wire::id::ContentHash;
+use wire::log::Step;
+use wire::run::StopMode;
+
+use crate::coordinator::Coordinator;
+use crate::ending::Phase;
+
+impl Coordinator {
+    /// Carries out what the client at `index` asks for and answers it.
+    pub(crate) fn carry_out(&mut self, index: usize, request: HostRequest) {
+        let (id, outcome) = match request {
+            HostRequest::Subscribe { after } => {
+                self.had_listener = true;
+                self.clients[index].subscribe(&self.path, after);
+                return;
+            }
+            HostRequest::Swap { id, content_hash, path, config_hash, traceparent, why } => {
+                let meant = content_hash.clone();
+                let artifact = HostTells::Artifact { content_hash, path, config_hash, traceparent };
+                (id, self.swap(&artifact, meant, why))
+            }
+            HostRequest::Stop { id, mode: StopMode::Checkpoint, why, .. } => {
+                (id, self.stop_at_checkpoint(why))
+            }
+            HostRequest::Stop { id, mode: StopMode::Now, why, .. } => (id, self.stop_now(why)),
+        };
+        let answer = match outcome {
+            Ok(()) => HostSays::Done { id },
+            Err(why) => HostSays::Refused { id, why },
+        };
+        self.clients[index].answer(&answer);
+    }
+
+    fn swap(&mut self, artifact: &HostTells, meant: ContentHash, why: String) -> Result<(), String> {
+        let signal = self.spec.hot_swap_signal;
+        self.may_signal(signal)?;
+        if self.ready == Some(false) {
+            return Err("the trainer cannot take new callbacks".to_owned());
+        }
+        // A runner that closed its channel before it was armed obeys the signals alone, as in a terminal.
+        if let Some(runner) = &mut self.runner
+            && (self.ready.is_some() || !runner.control.is_closed())
+        {
+            runner.control.tell(artifact)?;
+        }
+        self.signal(signal, why, Some(meant))
+    }
+
+    fn stop_at_checkpoint(&mut self, why: String) -> Result<(), String> {
+        self.may_signal(SIGTERM)?;
+        self.signal(SIGTERM, why, None)?;
+        self.stop = Some(StopMode::Checkpoint);
+        Ok(())
+    }
+
+    /// Ends the run at once: see [`Phase`].
+    fn stop_now(&mut self, why: String) -> Result<(), String> {
+        match self.phase {
+            Phase::Serving { .. } => Err(ENDED.to_owned()),
+            _ => self.kill(why),
+        }
+    }
+
+    /// Asks for the same as the registry would, because the host itself is told to end.
+    pub(crate) fn end_at_once(&mut self) {
+        if let Phase::Serving { .. } = self.phase {
+            self.phase.hurry();
+        } else if let Err(text) = self.kill("the run-host was told to end".to_owned()) {
+            self.log.append(Step::Note { text });
+        }
+    }
+
+    /// Kills the runner if it runs, and what is left of its tree either way.
+    fn kill(&mut self, why: String) -> Result<(), String> {
+        if !self.has_ended() && self.stop != Some(StopMode::Now) {
+            self.signal(SIGKILL, why, None)?;
+        }
+        self.stop = Some(StopMode::Now);
+        self.phase.hurry();
+        Ok(())
+    }
+
+    /// Whether the runner is there, not stopping, and armed for `signal`.
+    fn may_signal(&self, signal: i32) -> Result<(), String> {
+        if self.has_ended() {
+            return Err(ENDED.to_owned());
+        }
+        if self.stop.is_some() {
+            return Err("the runner is already stopping".to_owned());
+        }
+        let catches = |pid| process::signal_is_caught(pid, signal).unwrap_or(false);
+        match &self.runner {
+            _ if self.ready.is_some() => Ok(()),
+            Some(runner) if runner.control.is_closed() && catches(runner.child.pid()) => Ok(()),
+            _ => Err("the runner is not armed yet".to_owned()),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        !matches!(self.phase, Phase::Running)
+            || self.runner.as_ref().is_none_or(|runner| runner.child.pidfd().has_ended())
+    }
+
+    /// Sends the runner, and nobody else, a signal, when those who listen know of it.
+    fn signal(&mut self, signal: i32, why: String, content_hash: Option<ContentHash>) -> Result<(), String> {
+        let Some(runner) = &self.runner else { return Err(ENDED.to_owned()) };
+        self.log.append(Step::Signal { signal, why, content_hash });
+        self.log.flush();
+        let written = self.log.written();
+        self.clients.iter_mut().for_each(|client| client.serve(written));
+        runner.child.pidfd().send(signal).map_err(|error| {
+            let text = format!("signal {signal} could not be sent: {error}");
+            self.log.append(Step::Note { text: text.clone() });
+            text
+        })
+    }
+}
+
+const ENDED: &str = "the runner has ended";

@@ -1,0 +1,9 @@
+//! A real host with real runners (`sh` and `node`), seen from outside: its socket, its log and the process table.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers are as much a test as the test")]
+
+mod ending;
+mod footprint;
+mod output;
+mod requests;
+mod stage;

@@ -1,0 +1,184 @@
+//! What every request can reach: the peers, the counters, the bounds. One for all threads.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix_web::HttpRequest;
+use peer::{Feed, Peer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use wire::event::DevEvent;
+use wire::run::{GetRun, ListRuns, Newest, ReadLog, StartRun, StopRun};
+use wire::{ControlPlane, Secret, TraceContext};
+
+use crate::dev_events::Frames;
+use crate::failure::Failure;
+use crate::guard::HostGuard;
+use crate::lifecycle::{Inside, Lifecycle};
+use crate::metrics::{Kind, Metrics};
+use crate::page::Page;
+use crate::settings::{Limits, Settings, SettingsError};
+use crate::stopper::Stopper;
+use crate::upstream::Upstream;
+
+/// The parts that the edge speaks to.
+#[derive(Clone)]
+pub struct Peers {
+    /// Starts runs.
+    pub start: Peer<StartRun>,
+    /// Stops runs.
+    pub stop: Peer<StopRun>,
+    /// Lists runs.
+    pub list: Peer<ListRuns>,
+    /// Tells of one run.
+    pub get: Peer<GetRun>,
+    /// Reads runs' logs.
+    pub read_log: Peer<ReadLog>,
+    /// Tells of the newest build.
+    pub newest: Peer<Newest>,
+    /// What happens: builds, decisions, swaps, runs.
+    pub events: Feed<DevEvent>,
+    /// Where jobs live and as whom the server acts; nothing while that is not known, or when there is none.
+    pub control_plane: watch::Receiver<Option<ControlPlane>>,
+}
+
+pub(crate) struct Edge {
+    pub(crate) token: Secret,
+    pub(crate) limits: Limits,
+    pub(crate) guard: HostGuard,
+    pub(crate) peers: Peers,
+    pub(crate) page: Page,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) frames: Frames,
+    pub(crate) upstream: Upstream,
+    pub(crate) stopper: Stopper,
+    streams: Arc<Semaphore>,
+    trains: Arc<Semaphore>,
+}
+
+impl Edge {
+    pub(crate) fn new(
+        settings: Settings,
+        peers: Peers,
+        stopper: Stopper,
+    ) -> Result<Arc<Self>, SettingsError> {
+        let guard = settings.check()?;
+        let limits = settings.limits.clone();
+        Ok(Arc::new(Self {
+            guard,
+            page: Page::new(&settings),
+            token: settings.token,
+            peers,
+            metrics: Arc::default(),
+            lifecycle: Lifecycle::new(),
+            frames: Frames::default(),
+            upstream: Upstream::new(limits.upstream_silence),
+            stopper,
+            streams: Arc::new(Semaphore::new(limits.streams)),
+            trains: Arc::new(Semaphore::new(limits.trains)),
+            limits,
+        }))
+    }
+
+    /// Room for one more stream.
+    pub(crate) fn open_stream(self: &Arc<Self>, kind: Kind) -> Result<Ticket, Failure> {
+        let room = match kind {
+            Kind::Train => &self.trains,
+            Kind::Dev | Kind::Run | Kind::Upstream => &self.streams,
+        };
+        if self.lifecycle.is_closing() {
+            return Err(Failure::stopping());
+        }
+        let room = Arc::clone(room)
+            .try_acquire_owned()
+            .map_err(|_| Failure::unavailable("too many streams are open; close some and try again"))?;
+        let inside = self.lifecycle.enter_stream();
+        self.metrics.opened(kind);
+        Ok(Ticket { edge: Arc::clone(self), kind, room: Some(room), _inside: inside })
+    }
+
+    /// The control plane, if there is one.
+    pub(crate) fn control_plane(&self) -> Result<ControlPlane, Failure> {
+        self.peers.control_plane.borrow().clone().ok_or_else(|| {
+            Failure::unavailable(
+                "there is no control plane yet: give one by --control-plane or MIDRUN_CONTROL_PLANE_URL, or wait \
+                 until the built-in one has started",
+            )
+        })
+    }
+}
+
+/// One open stream, from its first byte to its last.
+pub(crate) struct Ticket {
+    pub(crate) edge: Arc<Edge>,
+    kind: Kind,
+    room: Option<OwnedSemaphorePermit>,
+    _inside: Inside,
+}
+
+impl Ticket {
+    /// Counts a frame.
+    pub(crate) fn sent(&self) {
+        self.edge.metrics.sent(self.kind);
+    }
+
+    /// Counts the client as dropped: it left frames untaken.
+    pub(crate) fn dropped(&self) {
+        self.edge.metrics.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The room this stream took, for what has to outlive it.
+    pub(crate) fn take_room(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.room.take()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.edge.metrics.closed(self.kind);
+    }
+}
+
+/// The trace that `request` says it belongs to, if what it says has the form of one: it goes on into logs and into
+/// the runner's environment.
+pub(crate) fn trace(request: &HttpRequest) -> TraceContext {
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let parent = header("traceparent").filter(|text| is_traceparent(text));
+    let state = header("tracestate").filter(|text| parent.is_some() && text.len() <= LONGEST_STATE);
+    TraceContext { traceparent: parent.map(str::to_owned), tracestate: state.map(str::to_owned) }
+}
+
+/// What every vendor must be able to carry, characters.
+const LONGEST_STATE: usize = 512;
+
+/// `00-TRACEID-SPANID-FLAGS`, lower-case hex.
+fn is_traceparent(text: &str) -> bool {
+    let lengths = text.split('-').map(str::len);
+    let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-');
+    lengths.eq([2, 32, 16, 2]) && text.bytes().all(hex)
+}
+
+/// How long a plain request to another part may take.
+pub(crate) const BUDGET: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::test::TestRequest;
+
+    #[test]
+    fn only_what_has_the_form_of_a_trace_is_one() {
+        let seen = |parent: &str| {
+            let request = TestRequest::get().insert_header(("traceparent", parent));
+            trace(&request.insert_header(("tracestate", "a=1")).to_http_request())
+        };
+        let fine = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let state = Some("a=1".to_owned());
+        assert_eq!(seen(fine), TraceContext { traceparent: Some(fine.to_owned()), tracestate: state });
+        for odd in ["", "x", &fine.to_uppercase(), &fine[1..], &format!("{fine}-00"), &fine.replace('a', "$")]
+        {
+            assert_eq!(seen(odd), TraceContext::default(), "{odd}");
+        }
+    }
+}

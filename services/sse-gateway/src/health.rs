@@ -1,0 +1,40 @@
+//! For those who look after the server: is it alive, is it ready, what has it done. No token, no secrets.
+
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::web::Data;
+use serde_json::json;
+use wire::TraceContext;
+use wire::run::{Newest, NewestBuild};
+
+use crate::edge::Edge;
+use crate::failure::Failure;
+
+const READY_BUDGET: Duration = Duration::from_secs(1);
+
+/// `GET /healthz`: the server answers.
+pub(crate) async fn alive() -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "ok": true }))
+}
+
+/// `GET /readyz`: the server takes new work, since it is not stopping and the registry answers.
+pub(crate) async fn ready(edge: Data<Edge>) -> Result<HttpResponse, Failure> {
+    if edge.lifecycle.is_closing() {
+        return Err(Failure::stopping());
+    }
+    let newest = edge.peers.newest.ask_within(Newest {}, TraceContext::default(), READY_BUDGET).await;
+    let newest = newest.map_err(|error| Failure::unavailable(error.to_string()))?;
+    let build = match newest {
+        NewestBuild::Pending => "pending",
+        NewestBuild::Good { .. } => "good",
+        NewestBuild::Failing(_) => "failing",
+    };
+    let control_plane = edge.peers.control_plane.borrow().is_some();
+    Ok(HttpResponse::Ok().json(json!({ "ok": true, "build": build, "controlPlane": control_plane })))
+}
+
+/// `GET /metrics`.
+pub(crate) async fn metrics(edge: Data<Edge>) -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(edge.metrics.render())
+}

@@ -1,0 +1,35 @@
+//! The HTTP edge: auth, REST, SSE fan-out, the plain page.
+//!
+//! It owns no state that another part owns and sends no signals: what it knows of runs and builds it asks the
+//! registry for, and what it knows of jobs it asks the control plane for. What is its own:
+//!
+//! - **Who may ask.** Every request needs an allowed host, everything below `/api` the token.
+//! - **Streams.** Development events, runs' logs, trainers' output, jobs' events. Nothing is queued for a client:
+//!   each stream reads its source at the client's pace, a client that stops reading is dropped by the system, and
+//!   one that comes back goes on behind `Last-Event-ID`.
+//! - **The leash.** A run that was started by `POST /api/train` ends with its request, however that ends.
+//!
+//! [`Gateway::new`] takes [`Settings`] and [`Peers`]; [`Gateway::serve`] takes a listener and gives a [`Handle`].
+
+mod admission;
+mod body;
+mod dev_events;
+mod edge;
+mod failure;
+mod guard;
+mod health;
+mod lifecycle;
+mod log_reader;
+mod metrics;
+mod page;
+mod run_events;
+mod runs;
+mod serve;
+mod settings;
+mod stopper;
+mod train;
+mod upstream;
+
+pub use edge::Peers;
+pub use serve::{Gateway, Handle};
+pub use settings::{Limits, Settings, SettingsError};

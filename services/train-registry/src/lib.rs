@@ -1,0 +1,44 @@
+//! The set of runs, the dispatch decision, restarts.
+//!
+//! # Theory of operation
+//!
+//! ```text
+//!  rebuilds (feed) ---+
+//!  requests (inboxes) +--> registry (actor) --> fleet (pure) --> effects --> registry carries them out
+//!  host records ------+                                                       |  signals: over the host's socket
+//!                                                                             |  starts: a run-host process
+//!                                                                             +--> dev-events (feed)
+//! ```
+//!
+//! [`fleet`] is a pure state machine: it is told what happened and answers with what is to be done. [`dispatch`] is
+//! the decision for one run, a pure function. The actor in [`registry`] knows no rule; it feeds the fleet and carries
+//! its effects out. [`link`] speaks with one run-host; [`launch`] starts one.
+//!
+//! A run's log is the truth about it: a host writes a record before it tells of it, so a link that broke is made
+//! whole by reading the log on from the last record seen. What the log does not say (what the run was started with,
+//! what was decided about it) is in the durable table [`store`], before anything is done about it. A registry that
+//! starts takes up the runs of the one before from these two.
+//!
+//! ```text
+//!            +--------- user's stop waits -----------+
+//!            |                                       v
+//!  start -> Starting --ready--> Running --rebuild--> EarlyStopping --exit 0--> Restarting --good build--> Ended
+//!                                 |  ^ hot swaps         |                        |                     (replaced)
+//!                                 |  +-- stay here       +--exit != 0--> Ended    +--user's stop--> Ended
+//!                                 +--stop now--> Stopping --exit--> Ended
+//! ```
+
+mod dispatch;
+mod entry;
+mod fleet;
+mod launch;
+mod link;
+mod log;
+mod registry;
+mod run_state;
+mod settings;
+mod store;
+
+pub use dispatch::Policy;
+pub use registry::{Handle, Peers, start};
+pub use settings::Settings;

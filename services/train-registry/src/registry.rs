@@ -1,0 +1,625 @@
+//! The actor: feeds the fleet with what happens and carries its effects out. Knows no rule.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use actix::{Actor, AsyncContext as _, Context, Handler, ResponseFuture, WrapFuture as _};
+use peer::{Envelope, Feed, FeedWriter, Inbox, Peer, Start};
+use tokio::net::UnixStream;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+use wire::build::{Retain, Unwatch, Watch};
+use wire::cancel::Cancel;
+use wire::event::DevEvent;
+use wire::host::HostRequest;
+use wire::log::Record;
+use wire::message::Never;
+use wire::run::{
+    GetRun, ListRuns, LogPage, Newest, NewestBuild, Owner, ReadLog, RunRefusal, StartRun, StopAll, StopRun,
+};
+use wire::{ContentHash, ControlPlane, EntryPath, JobId, Rebuild, Run, RunId, StopMode};
+
+use crate::fleet::{Effect, Fleet, Wish};
+use crate::link::{Link, Told, follow};
+use crate::log::LogAt;
+use crate::run_state::{Moment, Plan};
+use crate::settings::Settings;
+use crate::store::{Saved, Store};
+use crate::{entry, launch, log};
+
+/// Events that a reader of the feed may be behind.
+const KEPT_EVENTS: usize = 1024;
+/// Requests of each kind that may be under way.
+const INBOX: usize = 256;
+/// Log readers that may be waiting.
+const LOG_INBOX: usize = 4096;
+/// How long the first build of a named file may take.
+const FIRST_BUILD_LIMIT: Duration = Duration::from_secs(30);
+/// How long a runner's process may take to exist.
+const SPAWN_LIMIT: Duration = Duration::from_secs(15);
+/// How long a start waits for what the server is still setting up.
+const SETUP_LIMIT: Duration = Duration::from_secs(10);
+/// How long a stop waits for its cancel to be on disk before it kills.
+const CANCEL_FIRST: Duration = Duration::from_millis(400);
+/// How often a cancel that the broker did not take is offered again, and how long apart.
+const CANCEL_OFFERS: u32 = 8;
+const CANCEL_PAUSE: Duration = Duration::from_millis(250);
+
+/// Everyone the registry talks to.
+pub struct Peers {
+    /// What is built.
+    pub rebuilds: Feed<Rebuild>,
+    /// Where a named file's builds are ordered.
+    pub watch: Peer<Watch>,
+    /// And cancelled again.
+    pub unwatch: Peer<Unwatch>,
+    /// Who must know which artifacts are in use.
+    pub retain: Peer<Retain>,
+    /// Who cancels jobs.
+    pub cancel: Peer<Cancel>,
+    /// The control plane runs are started with; nothing while it is being set up, closed if there will be none.
+    pub control_plane: watch::Receiver<Option<ControlPlane>>,
+}
+
+/// How to reach a registry.
+pub struct Handle {
+    /// What it tells everyone.
+    pub events: Feed<DevEvent>,
+    /// Entrance for [`StartRun`].
+    pub start_run: Inbox<StartRun>,
+    /// Entrance for [`StopRun`].
+    pub stop_run: Inbox<StopRun>,
+    /// Entrance for [`StopAll`].
+    pub stop_all: Inbox<StopAll>,
+    /// Entrance for [`ListRuns`].
+    pub list_runs: Inbox<ListRuns>,
+    /// Entrance for [`GetRun`].
+    pub get_run: Inbox<GetRun>,
+    /// Entrance for [`ReadLog`].
+    pub read_log: Inbox<ReadLog>,
+    /// Entrance for [`Newest`].
+    pub newest: Inbox<Newest>,
+    store: watch::Receiver<Option<Result<Store, String>>>,
+}
+
+impl Handle {
+    /// Accepts no more requests and lets go of the table of runs once it is written; waits at most `limit`. Runs go
+    /// on. May be called again.
+    pub async fn shutdown(&self, limit: Duration) {
+        self.start_run.point_at_nobody();
+        self.stop_run.point_at_nobody();
+        let opened = self.store.borrow().clone();
+        if let Some(Ok(store)) = opened
+            && tokio::time::timeout(limit, store.close()).await.is_err()
+        {
+            tracing::warn!("the table of runs is still being written");
+        }
+    }
+}
+
+/// Starts a registry on the current arbiter.
+pub fn start(settings: Settings, peers: Peers) -> Handle {
+    let writer = FeedWriter::new(KEPT_EVENTS);
+    let events = writer.feed();
+    let fleet = Fleet::new(settings.entry.clone(), settings.policy);
+    let core = Rc::new(Core {
+        settings,
+        peers,
+        writer,
+        fleet: RefCell::new(fleet),
+        links: RefCell::default(),
+        kill_when_linked: RefCell::default(),
+        control_planes: RefCell::default(),
+        committing: RefCell::default(),
+        watched: RefCell::default(),
+        swaps: RefCell::default(),
+        next_request: Cell::new(1),
+        changed: watch::Sender::new(()),
+        store: watch::Sender::new(None),
+    });
+    let store = core.store.subscribe();
+    let address = Registry { core }.start();
+    let handle = Handle {
+        events,
+        start_run: Inbox::new(INBOX),
+        stop_run: Inbox::new(INBOX),
+        stop_all: Inbox::new(INBOX),
+        list_runs: Inbox::new(INBOX),
+        get_run: Inbox::new(INBOX),
+        read_log: Inbox::new(LOG_INBOX),
+        newest: Inbox::new(INBOX),
+        store,
+    };
+    handle.start_run.point_at(address.clone().recipient());
+    handle.stop_run.point_at(address.clone().recipient());
+    handle.stop_all.point_at(address.clone().recipient());
+    handle.list_runs.point_at(address.clone().recipient());
+    handle.get_run.point_at(address.clone().recipient());
+    handle.read_log.point_at(address.clone().recipient());
+    handle.newest.point_at(address.recipient());
+    handle
+}
+
+struct Registry {
+    core: Rc<Core>,
+}
+
+impl Actor for Registry {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let core = Rc::clone(&self.core);
+        let mut rebuilds = core.peers.rebuilds.read(Start::Snapshot);
+        let follow = async move {
+            // Runs of an earlier server first, so that the first build is dispatched to them too.
+            core.recover().await;
+            while let Some(delivery) = rebuilds.next().await {
+                core.rebuilt(&delivery.event);
+            }
+        };
+        ctx.spawn(follow.into_actor(self));
+    }
+}
+
+/// What the actor's futures share. Never borrowed across an await.
+struct Core {
+    settings: Settings,
+    peers: Peers,
+    writer: FeedWriter<DevEvent>,
+    fleet: RefCell<Fleet>,
+    links: RefCell<HashMap<RunId, Link>>,
+    /// Runs that were stopped before their host could be reached.
+    kill_when_linked: RefCell<HashMap<RunId, String>>,
+    /// As whom each run was started.
+    control_planes: RefCell<HashMap<RunId, ControlPlane>>,
+    /// Cancels on their way to disk.
+    committing: RefCell<HashMap<RunId, oneshot::Receiver<()>>>,
+    /// Entries, besides the project's own, whose builds were ordered.
+    watched: RefCell<HashSet<EntryPath>>,
+    /// Swaps the hosts have not carried out yet, by request.
+    swaps: RefCell<HashMap<u64, ContentHash>>,
+    next_request: Cell<u64>,
+    /// Something in the fleet may have changed.
+    changed: watch::Sender<()>,
+    /// The durable table, or why there is none; nothing while it is being opened.
+    store: watch::Sender<Option<Result<Store, String>>>,
+}
+
+fn now() -> Moment {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Moment(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
+
+impl Core {
+    /// Opens the durable table and takes up the runs of an earlier server.
+    async fn recover(self: &Rc<Self>) {
+        let opened = Store::open(&self.settings.runs_table).await;
+        let (store, saved) = match opened {
+            Ok((store, saved)) => (Ok(store), saved),
+            Err(why) => {
+                tracing::error!(why, "no run can be started or taken up");
+                (Err(why), Vec::new())
+            }
+        };
+        self.store.send_replace(Some(store));
+        for saved in saved {
+            self.take_up(saved).await;
+        }
+        self.changed.send_replace(());
+    }
+
+    /// Takes up one run of an earlier server: reads its log, connects to its host, and does what was left undone.
+    async fn take_up(self: &Rc<Self>, saved: Saved) {
+        let run = saved.run.clone();
+        let path = self.log_path(&run);
+        let log = tokio::task::spawn_blocking(move || runlog::Follower::open(&path, 0)?.rest()).await;
+        let log = log.unwrap_or_else(|panic| Err(std::io::Error::other(panic))).unwrap_or_default();
+        let control_plane = launch::credentials(&self.settings, &run);
+        self.control_planes.borrow_mut().extend(control_plane.map(|known| (run.clone(), known)));
+        let effects = self.fleet.borrow_mut().restore(saved, &log, now());
+        if !self.fleet.borrow().is_live(&run) {
+            return self.carry_out(effects);
+        }
+        match launch::reconnect(&self.settings, &run).await {
+            Ok(stream) => {
+                self.linked(&run, stream, log.last().map_or(0, |record| record.seq));
+                self.carry_out(effects);
+            }
+            Err(why) => {
+                // It may have ended while it was looked for.
+                let path = self.log_path(&run);
+                let seen = log.last().map_or(0, |record| record.seq);
+                let rest = tokio::task::spawn_blocking(move || runlog::Follower::open(&path, seen)?.rest());
+                let rest = rest.await.ok().and_then(Result::ok).unwrap_or_default();
+                for record in rest {
+                    self.told(&run, Told::Record(record));
+                }
+                self.told(&run, Told::Lost { why });
+            }
+        }
+    }
+
+    async fn store(&self) -> Result<Store, String> {
+        let mut opened = self.store.subscribe();
+        let store = tokio::time::timeout(SETUP_LIMIT, opened.wait_for(Option::is_some)).await;
+        match store {
+            Ok(Ok(store)) => store.clone().unwrap_or_else(|| Err("it is being opened".into())),
+            _ => Err("the table of runs is not open yet; try again".into()),
+        }
+    }
+
+    fn save(&self, run: &RunId) {
+        let saved = self.fleet.borrow().saved(run);
+        if let (Some(saved), Some(Ok(store))) = (saved, &*self.store.borrow()) {
+            store.save(saved);
+        }
+    }
+
+    fn rebuilt(self: &Rc<Self>, rebuild: &Rebuild) {
+        let shown = entry::shown(&self.settings.project, rebuild.entry.as_str());
+        let effects = self.fleet.borrow_mut().rebuilt(rebuild.clone(), &shown, now());
+        self.carry_out(effects);
+    }
+
+    fn carry_out(self: &Rc<Self>, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Publish(event) => {
+                    if let DevEvent::Run(frame) = &event {
+                        self.save(&frame.run);
+                    }
+                    self.writer.publish(event);
+                }
+                Effect::Swap { run, code, config_hash, why, trace } => {
+                    let id = self.request_id();
+                    let content_hash = code.artifact.content_hash;
+                    self.swaps.borrow_mut().insert(id, content_hash.clone());
+                    let request = HostRequest::Swap {
+                        id,
+                        content_hash,
+                        path: code.artifact.path,
+                        config_hash,
+                        traceparent: trace.traceparent,
+                        why,
+                    };
+                    if let Err(why) = self.send(&run, request) {
+                        self.told(&run, Told::Refused { id, why: why.to_owned() });
+                    }
+                }
+                Effect::EarlyStop { run, why, trace } => self.early_stop(run, why, trace.traceparent),
+                Effect::Kill { run, why } => self.kill_after_cancel(run, why),
+                Effect::Cancel { run, job } => self.cancel(run, job),
+                Effect::Start(plan) => self.launch(*plan),
+                Effect::Retain(hashes) => {
+                    let peer = self.peers.retain.clone();
+                    actix::spawn(async move {
+                        let _ = peer.ask(Retain { hashes }).await;
+                    });
+                }
+                Effect::Unwatch(entry) => self.unwatch(entry),
+            }
+        }
+        self.changed.send_replace(());
+    }
+
+    fn request_id(&self) -> u64 {
+        let id = self.next_request.get();
+        self.next_request.set(id + 1);
+        id
+    }
+
+    fn send(&self, run: &RunId, request: HostRequest) -> Result<(), &'static str> {
+        self.links.borrow().get(run).ok_or("its host is gone")?.send(request)
+    }
+
+    fn stop(&self, run: &RunId, mode: StopMode, why: String, traceparent: Option<String>) {
+        let request = HostRequest::Stop { id: self.request_id(), mode, traceparent, why };
+        if let Err(why) = self.send(run, request) {
+            tracing::warn!(%run, why, "a stop could not be sent");
+        }
+    }
+
+    /// Stops a run at its next checkpoint, once what was decided is on disk: whoever comes after this server must
+    /// know whether a restart is due.
+    fn early_stop(self: &Rc<Self>, run: RunId, why: String, traceparent: Option<String>) {
+        let core = Rc::clone(self);
+        actix::spawn(async move {
+            if let Err(error) = core.flushed().await {
+                tracing::error!(%run, error, "the stop is not on record");
+            }
+            core.stop(&run, StopMode::Checkpoint, why, traceparent);
+        });
+    }
+
+    async fn flushed(&self) -> Result<(), String> {
+        self.store().await?.flush().await
+    }
+
+    fn unwatch(&self, entry: EntryPath) {
+        if self.watched.borrow_mut().remove(&entry) {
+            let peer = self.peers.unwatch.clone();
+            actix::spawn(async move {
+                let _ = peer.ask(Unwatch { entry }).await;
+            });
+        }
+    }
+
+    /// Commits a cancel as whom the run was started.
+    fn cancel(self: &Rc<Self>, run: RunId, job: Option<JobId>) {
+        let Some(control_plane) = self.control_planes.borrow_mut().remove(&run) else { return };
+        let (committed, waits) = oneshot::channel();
+        self.committing.borrow_mut().insert(run.clone(), waits);
+        let core = Rc::clone(self);
+        actix::spawn(async move {
+            let cancel = Cancel { run: run.clone(), job, control_plane };
+            for _ in 0..CANCEL_OFFERS {
+                match core.peers.cancel.ask(cancel.clone()).await {
+                    Ok(()) => break,
+                    Err(error) => {
+                        tracing::error!(%run, %error, "the job's cancel is not on disk yet");
+                        tokio::time::sleep(CANCEL_PAUSE).await;
+                    }
+                }
+            }
+            let _ = committed.send(());
+            core.committing.borrow_mut().remove(&run);
+        });
+    }
+
+    /// Ends a run now, once its cancel is on disk or has taken too long.
+    fn kill_after_cancel(self: &Rc<Self>, run: RunId, why: String) {
+        let committing = self.committing.borrow_mut().remove(&run);
+        let core = Rc::clone(self);
+        actix::spawn(async move {
+            let on_disk = async {
+                if let Some(committing) = committing {
+                    let _ = committing.await;
+                }
+                let _ = core.flushed().await;
+            };
+            let _ = tokio::time::timeout(CANCEL_FIRST, on_disk).await;
+            if core.links.borrow().contains_key(&run) {
+                core.stop(&run, StopMode::Now, why, None);
+            } else {
+                core.kill_when_linked.borrow_mut().insert(run, why);
+            }
+        });
+    }
+
+    fn launch(self: &Rc<Self>, plan: Plan) {
+        let core = Rc::clone(self);
+        actix::spawn(async move {
+            let started = core.try_launch(&plan).await;
+            let effects = match started {
+                Ok(stream) => return core.linked(&plan.run, stream, 0),
+                Err(why) => core.fleet.borrow_mut().not_started(&plan.run, why, now()),
+            };
+            core.carry_out(effects);
+        });
+    }
+
+    async fn try_launch(&self, plan: &Plan) -> Result<UnixStream, String> {
+        // On record before there is anything to be lost.
+        self.flushed().await?;
+        let control_plane = known(self.peers.control_plane.clone()).await;
+        if let Some(control_plane) = &control_plane {
+            self.control_planes.borrow_mut().insert(plan.run.clone(), control_plane.clone());
+        }
+        launch::launch(&self.settings, plan, control_plane).await
+    }
+
+    /// Follows the host behind `stream`, from the record after `after` on.
+    fn linked(self: &Rc<Self>, run: &RunId, stream: UnixStream, after: u64) {
+        let core = Rc::clone(self);
+        let tell = async move |run: RunId, told: Told| core.told(&run, told);
+        let link = follow(run.clone(), stream, self.log_path(run), after, tell);
+        self.links.borrow_mut().insert(run.clone(), link);
+        let killed = self.kill_when_linked.borrow_mut().remove(run);
+        if let Some(why) = killed {
+            self.stop(run, StopMode::Now, why, None);
+        }
+        self.changed.send_replace(());
+    }
+
+    fn log_path(&self, run: &RunId) -> PathBuf {
+        self.settings.runs_dir.join(run.as_str()).join("events.jsonl")
+    }
+
+    fn told(self: &Rc<Self>, run: &RunId, told: Told) {
+        let effects = match told {
+            Told::Record(record) => self.recorded(run, &record),
+            Told::Done { id } => {
+                self.swaps.borrow_mut().remove(&id);
+                Vec::new()
+            }
+            Told::Refused { id, why } => {
+                let swap = self.swaps.borrow_mut().remove(&id);
+                tracing::warn!(%run, why, "a run-host refused a request");
+                match swap {
+                    Some(hash) => self.fleet.borrow_mut().swap_refused(run, &hash, why, now()),
+                    None => Vec::new(),
+                }
+            }
+            Told::Lost { why } => self.fleet.borrow_mut().lost(run, why, now()),
+        };
+        self.carry_out(effects);
+        if self.fleet.borrow().view(run).is_none_or(|run| !run.status.is_live()) {
+            self.links.borrow_mut().remove(run);
+        }
+    }
+
+    fn recorded(&self, run: &RunId, record: &Record) -> Vec<Effect> {
+        self.fleet.borrow_mut().happened(run, &record.step, now())
+    }
+
+    async fn start_run(self: Rc<Self>, ask: StartRun) -> Result<Run, RunRefusal> {
+        let wish = self.wish(ask).await?;
+        let entry = wish.entry.clone();
+        let started = self.fleet.borrow_mut().start(wish, now());
+        let (run, effects) = match started {
+            Ok(started) => started,
+            Err(refusal) => {
+                self.unwatch_if_unused(entry);
+                return Err(refusal);
+            }
+        };
+        self.carry_out(effects);
+        let spawned = self
+            .wait_until(SPAWN_LIMIT, |fleet| {
+                fleet.view(&run).filter(|run| run.pid.is_some() || !run.status.is_live())
+            })
+            .await;
+        match spawned {
+            Some(run) if run.pid.is_some() => Ok(run),
+            Some(run) => Err(RunRefusal::NotStarted { why: run.reason.unwrap_or_default() }),
+            None => Err(RunRefusal::NotStarted { why: "its runner did not start in time".into() }),
+        }
+    }
+
+    /// What the client means; orders the builds of a file that is not watched yet and waits for the first.
+    async fn wish(self: &Rc<Self>, ask: StartRun) -> Result<Wish, RunRefusal> {
+        let restarts = ask.owner == Owner::Server;
+        let entry = match &ask.file {
+            None => self.settings.entry.clone(),
+            Some(file) => {
+                let (project, file) = (self.settings.project.clone(), file.clone());
+                let resolved = tokio::task::spawn_blocking(move || entry::resolve(&project, &file)).await;
+                resolved.map_err(|panic| RunRefusal::NotStarted { why: panic.to_string() })??
+            }
+        };
+        let shown_entry = entry::shown(&self.settings.project, entry.as_str());
+        let file = (entry != self.settings.entry).then(|| shown_entry.clone());
+        if file.is_some() && self.watched.borrow_mut().insert(entry.clone()) {
+            let watch = Watch { entry: entry.clone() };
+            if let Err(error) = self.peers.watch.ask(watch).await {
+                self.watched.borrow_mut().remove(&entry);
+                return Err(RunRefusal::NotStarted { why: error.to_string() });
+            }
+        }
+        self.wait_until(FIRST_BUILD_LIMIT, |fleet| fleet.knows(&entry).then_some(())).await;
+        Ok(Wish { entry, shown_entry, file, restarts })
+    }
+
+    fn unwatch_if_unused(&self, entry: EntryPath) {
+        if !self.fleet.borrow().needs(&entry) {
+            self.unwatch(entry);
+        }
+    }
+
+    /// The first thing that `see` finds in the fleet, if it does within `limit`.
+    async fn wait_until<T>(&self, limit: Duration, see: impl Fn(&Fleet) -> Option<T>) -> Option<T> {
+        let until = Instant::now() + limit;
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            let seen = see(&self.fleet.borrow());
+            if seen.is_some() {
+                return seen;
+            }
+            tokio::time::timeout_at(until, changed.changed()).await.ok()?.ok()?;
+        }
+    }
+
+    fn stop_run(self: &Rc<Self>, ask: &StopRun) -> Result<Run, RunRefusal> {
+        let effects = self.fleet.borrow_mut().stop(&ask.run, ask.mode, &ask.reason, now())?;
+        self.carry_out(effects);
+        self.fleet.borrow().view(&ask.run).ok_or_else(|| RunRefusal::NotFound { run: ask.run.clone() })
+    }
+
+    fn log_at(&self, run: &RunId) -> Option<LogAt> {
+        if !RunId::is_well_formed(run.as_str()) {
+            return None;
+        }
+        let path = self.log_path(run);
+        let newest = self.links.borrow().get(run).map(|link| link.newest.clone());
+        (newest.is_some() || path.exists()).then_some(LogAt { path, newest })
+    }
+
+    async fn read_log(self: Rc<Self>, ask: ReadLog) -> Result<LogPage, RunRefusal> {
+        // A run that is being started has no link and no log yet.
+        let linked = |fleet: &Fleet| {
+            let starting = fleet.view(&ask.run).is_some_and(|run| run.status.is_live());
+            let found = self.log_at(&ask.run);
+            (!starting || found.as_ref().is_some_and(|log| log.newest.is_some())).then_some(found)
+        };
+        let found = self.wait_until(SPAWN_LIMIT, linked).await.flatten();
+        let log = found.ok_or_else(|| RunRefusal::NotFound { run: ask.run.clone() })?;
+        log::read(log, ask).await
+    }
+}
+
+/// What a watch channel comes to hold, if it does in time.
+async fn known<T: Clone>(mut channel: watch::Receiver<Option<T>>) -> Option<T> {
+    let value = tokio::time::timeout(SETUP_LIMIT, channel.wait_for(Option::is_some)).await.ok()?;
+    value.ok()?.clone()
+}
+
+impl Handler<Envelope<StartRun>> for Registry {
+    type Result = ResponseFuture<Result<Run, RunRefusal>>;
+
+    fn handle(&mut self, envelope: Envelope<StartRun>, _: &mut Context<Self>) -> Self::Result {
+        let core = Rc::clone(&self.core);
+        Box::pin(async move {
+            let (ask, _held) = envelope.open();
+            core.start_run(ask).await
+        })
+    }
+}
+
+impl Handler<Envelope<StopRun>> for Registry {
+    type Result = Result<Run, RunRefusal>;
+
+    fn handle(&mut self, envelope: Envelope<StopRun>, _: &mut Context<Self>) -> Self::Result {
+        self.core.stop_run(envelope.message())
+    }
+}
+
+impl Handler<Envelope<StopAll>> for Registry {
+    type Result = Result<Vec<Run>, Never>;
+
+    fn handle(&mut self, envelope: Envelope<StopAll>, _: &mut Context<Self>) -> Self::Result {
+        let effects = self.core.fleet.borrow_mut().stop_all(envelope.message().mode, now());
+        self.core.carry_out(effects);
+        Ok(self.core.fleet.borrow().live())
+    }
+}
+
+impl Handler<Envelope<ListRuns>> for Registry {
+    type Result = Result<Vec<Run>, Never>;
+
+    fn handle(&mut self, _: Envelope<ListRuns>, _: &mut Context<Self>) -> Self::Result {
+        Ok(self.core.fleet.borrow().views())
+    }
+}
+
+impl Handler<Envelope<GetRun>> for Registry {
+    type Result = Result<Run, RunRefusal>;
+
+    fn handle(&mut self, envelope: Envelope<GetRun>, _: &mut Context<Self>) -> Self::Result {
+        let run = &envelope.message().run;
+        self.core.fleet.borrow().view(run).ok_or_else(|| RunRefusal::NotFound { run: run.clone() })
+    }
+}
+
+impl Handler<Envelope<ReadLog>> for Registry {
+    type Result = ResponseFuture<Result<LogPage, RunRefusal>>;
+
+    fn handle(&mut self, envelope: Envelope<ReadLog>, _: &mut Context<Self>) -> Self::Result {
+        let core = Rc::clone(&self.core);
+        Box::pin(async move {
+            let (ask, _held) = envelope.open();
+            core.read_log(ask).await
+        })
+    }
+}
+
+impl Handler<Envelope<Newest>> for Registry {
+    type Result = Result<NewestBuild, Never>;
+
+    fn handle(&mut self, _: Envelope<Newest>, _: &mut Context<Self>) -> Self::Result {
+        Ok(self.core.fleet.borrow().newest())
+    }
+}

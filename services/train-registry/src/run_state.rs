@@ -1,0 +1,380 @@
+//! One run as the registry knows it: an enum of phases, each with what only that phase has.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use wire::event::{RunFrame, Target};
+use wire::log::{EarlyStopPhase, Record, Step};
+use wire::manifest::{Good, Manifest};
+use wire::{
+    Artifact, ConfigHash, ContentHash, EndedBy, EntryPath, JobId, Run, RunId, RunStatus, TraceContext,
+};
+
+use crate::dispatch::{Stage, Subject};
+use crate::store::Saved;
+
+/// A point in time, microseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Moment(pub u64);
+
+impl Moment {
+    /// Milliseconds from `earlier` to here; zero if the clock was set back.
+    pub(crate) fn millis_since(self, earlier: Self) -> f64 {
+        self.0.saturating_sub(earlier.0) as f64 / 1000.0
+    }
+
+    fn rfc3339(self) -> String {
+        let at = i64::try_from(self.0).ok().and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
+        wire::timestamp(at.unwrap_or_default())
+    }
+}
+
+/// Bytes and what they say.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Code {
+    pub(crate) artifact: Artifact,
+    pub(crate) manifest: Option<Arc<Manifest>>,
+}
+
+impl Code {
+    pub(crate) fn of(good: &Good) -> Self {
+        Self { artifact: good.artifact.clone(), manifest: Some(Arc::new(good.manifest.clone())) }
+    }
+
+    fn hash(&self) -> &ContentHash {
+        &self.artifact.content_hash
+    }
+}
+
+/// A swap that was asked for and not answered.
+#[derive(Debug, Clone)]
+struct Asked {
+    code: Code,
+    at: Moment,
+}
+
+/// Who asked for an early stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum StopCause {
+    /// A rebuild: a successor follows.
+    Rebuild {
+        /// What decided it.
+        why: String,
+    },
+    /// A person, or a signal from outside: nothing follows.
+    Asked {
+        /// In their words.
+        reason: String,
+    },
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct End {
+    pub(crate) at: Moment,
+    pub(crate) code: Option<i32>,
+    pub(crate) by: EndedBy,
+    pub(crate) reason: Option<String>,
+}
+
+/// Where a run stands, with what only that stage has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Phase {
+    /// Not armed. `stop` is a stop that waits until it is.
+    Starting {
+        stop: Option<String>,
+    },
+    Running,
+    EarlyStopping(StopCause),
+    Stopping {
+        reason: String,
+    },
+    /// Ended its early stop; its successor waits for something.
+    Restarting {
+        why: String,
+        waits_for: String,
+        end: End,
+    },
+    Ended(End),
+}
+
+/// Swaps that are remembered while their answers are under way.
+const MAX_ASKED: usize = 16;
+
+/// One run.
+#[derive(Debug, Clone)]
+pub(crate) struct RunState {
+    pub(crate) id: RunId,
+    pub(crate) entry: EntryPath,
+    /// How the entry is shown.
+    pub(crate) shown_entry: String,
+    /// The file it was started with, if not the project's own entry.
+    pub(crate) file: Option<String>,
+    /// The server restarts it.
+    pub(crate) restarts: bool,
+    pub(crate) started_at: Moment,
+    pub(crate) pid: Option<u32>,
+    pub(crate) trainer: Option<String>,
+    pub(crate) config_hash: Option<ConfigHash>,
+    pub(crate) can_swap: bool,
+    pub(crate) job: Option<JobId>,
+    /// The job is known to be terminal.
+    pub(crate) settled: bool,
+    pub(crate) last_checkpoint: Option<u64>,
+    pub(crate) replaces: Option<RunId>,
+    pub(crate) replaced_by: Option<RunId>,
+    pub(crate) phase: Phase,
+    /// What it was started with.
+    started_with: Code,
+    /// What it executes.
+    executing: Code,
+    /// What it was told to execute, oldest first.
+    asked: VecDeque<Asked>,
+}
+
+/// What a run is started with.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) run: RunId,
+    pub(crate) entry: EntryPath,
+    pub(crate) shown_entry: String,
+    pub(crate) file: Option<String>,
+    pub(crate) restarts: bool,
+    pub(crate) code: Code,
+    pub(crate) replaces: Option<RunId>,
+    pub(crate) trace: TraceContext,
+}
+
+impl RunState {
+    pub(crate) fn new(plan: &Plan, now: Moment) -> Self {
+        let manifest = plan.code.manifest.as_deref();
+        Self {
+            id: plan.run.clone(),
+            entry: plan.entry.clone(),
+            shown_entry: plan.shown_entry.clone(),
+            file: plan.file.clone(),
+            restarts: plan.restarts,
+            started_at: now,
+            pid: None,
+            trainer: manifest.and_then(|manifest| manifest.trainer.clone()),
+            config_hash: manifest.and_then(|manifest| manifest.config_hash.clone()),
+            can_swap: manifest.is_some_and(|manifest| manifest.can_swap),
+            job: None,
+            settled: false,
+            last_checkpoint: None,
+            replaces: plan.replaces.clone(),
+            replaced_by: None,
+            phase: Phase::Starting { stop: None },
+            started_with: plan.code.clone(),
+            executing: plan.code.clone(),
+            asked: VecDeque::new(),
+        }
+    }
+
+    /// The run as the durable table has it.
+    pub(crate) fn saved(&self) -> Saved {
+        Saved {
+            run: self.id.clone(),
+            entry: self.entry.clone(),
+            shown_entry: self.shown_entry.clone(),
+            file: self.file.clone(),
+            restarts: self.restarts,
+            started_at: self.started_at,
+            code: self.started_with.clone(),
+            replaces: self.replaces.clone(),
+            replaced_by: self.replaced_by.clone(),
+            phase: self.phase.clone(),
+            settled: self.settled,
+        }
+    }
+
+    /// The run as the table and its log tell of it. Its end, if the log has one, is not applied: what follows from
+    /// an end is for the fleet to say.
+    pub(crate) fn restore(saved: Saved, log: &[Record]) -> Self {
+        let plan = Plan {
+            run: saved.run,
+            entry: saved.entry,
+            shown_entry: saved.shown_entry,
+            file: saved.file,
+            restarts: saved.restarts,
+            code: saved.code,
+            replaces: saved.replaces,
+            trace: TraceContext::default(),
+        };
+        let mut run = Self::new(&plan, saved.started_at);
+        run.replaced_by = saved.replaced_by;
+        run.settled = saved.settled;
+        run.phase = saved.phase;
+        for record in log {
+            run.replay(&record.step);
+        }
+        run
+    }
+
+    fn replay(&mut self, step: &Step) {
+        match step {
+            Step::Spawned { pid, .. } => self.pid = Some(*pid),
+            Step::Ready { config_hash, trainer, can_swap, .. } => {
+                self.armed(config_hash.clone(), trainer.clone(), *can_swap);
+                // A stop that waited for this is still to be sent, so that one stays.
+                if self.phase == (Phase::Starting { stop: None }) {
+                    self.phase = Phase::Running;
+                }
+            }
+            Step::Job { id, .. } => self.job = Some(id.clone()),
+            Step::Checkpoint { step } => self.last_checkpoint = Some(*step),
+            Step::Signal { content_hash: Some(hash), .. } => {
+                let artifact = Artifact { content_hash: hash.clone(), ..self.started_with.artifact.clone() };
+                self.ask_swap(Code { artifact, manifest: None }, self.started_at);
+            }
+            Step::Swap { content_hash, ok, .. } => {
+                self.answer_swap(content_hash, *ok, self.started_at);
+            }
+            Step::EarlyStop { phase: EarlyStopPhase::Done } | Step::Finished { .. } => self.settled = true,
+            _ => {}
+        }
+    }
+
+    /// The stage the dispatch decision sees; nothing when there is no process to decide about.
+    pub(crate) fn stage(&self) -> Option<Stage> {
+        match self.phase {
+            Phase::Starting { .. } => Some(Stage::Starting),
+            Phase::Running => Some(Stage::Running),
+            Phase::EarlyStopping(_) => Some(Stage::EarlyStopping),
+            Phase::Stopping { .. } => Some(Stage::Stopping),
+            Phase::Restarting { .. } | Phase::Ended(_) => None,
+        }
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.stage().is_some()
+    }
+
+    /// What the dispatch decision depends on; nothing when the run is not live.
+    pub(crate) fn subject(&self) -> Option<Subject<'_>> {
+        let told = self.told();
+        Some(Subject {
+            stage: self.stage()?,
+            told: told.hash(),
+            config_hash: self.config_hash.as_ref(),
+            manifest: told.manifest.as_deref(),
+            can_swap: self.can_swap,
+        })
+    }
+
+    fn told(&self) -> &Code {
+        self.asked.back().map_or(&self.executing, |asked| &asked.code)
+    }
+
+    /// The addresses that must stay on disk while this run lives.
+    pub(crate) fn uses(&self) -> impl Iterator<Item = &ContentHash> {
+        std::iter::once(self.executing.hash()).chain(self.asked.iter().map(|asked| asked.code.hash()))
+    }
+
+    /// The bytes whose callbacks it executes.
+    #[cfg(test)]
+    pub(crate) fn executing(&self) -> &ContentHash {
+        self.executing.hash()
+    }
+
+    /// A swap to `code` goes out.
+    pub(crate) fn ask_swap(&mut self, code: Code, now: Moment) {
+        if self.asked.len() == MAX_ASKED {
+            self.asked.pop_front();
+        }
+        self.asked.push_back(Asked { code, at: now });
+    }
+
+    /// The runner answered for `hash`. Says how long it took, if the question is remembered.
+    pub(crate) fn answer_swap(&mut self, hash: &ContentHash, ok: bool, now: Moment) -> Option<f64> {
+        let place = self.asked.iter().position(|asked| asked.code.hash() == hash)?;
+        let asked = self.asked.remove(place)?;
+        if ok {
+            self.executing = asked.code;
+            // Earlier questions are moot: the runner takes artifacts in order.
+            self.asked.drain(..place);
+        }
+        Some(now.millis_since(asked.at))
+    }
+
+    /// The runner said what it started with.
+    pub(crate) fn armed(&mut self, config_hash: Option<ConfigHash>, trainer: Option<String>, can_swap: bool) {
+        self.config_hash = config_hash.or(self.config_hash.take());
+        self.trainer = trainer.or(self.trainer.take());
+        self.can_swap = can_swap;
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        Target { pid: self.pid, run: self.id.clone(), train_file: self.file.clone() }
+    }
+
+    fn status(&self) -> RunStatus {
+        match &self.phase {
+            Phase::Starting { .. } => RunStatus::Starting,
+            Phase::Running => RunStatus::Running,
+            Phase::EarlyStopping(_) => RunStatus::EarlyStopping,
+            Phase::Stopping { .. } => RunStatus::Stopping,
+            Phase::Restarting { .. } => RunStatus::Restarting,
+            Phase::Ended(End { by: EndedBy::Lost, .. }) => RunStatus::Lost,
+            Phase::Ended(_) => RunStatus::Exited,
+        }
+    }
+
+    fn end(&self) -> Option<&End> {
+        match &self.phase {
+            Phase::Restarting { end, .. } | Phase::Ended(end) => Some(end),
+            _ => None,
+        }
+    }
+
+    fn reason(&self) -> Option<String> {
+        match &self.phase {
+            Phase::Starting { stop } => stop.clone(),
+            Phase::Running => None,
+            Phase::EarlyStopping(StopCause::Rebuild { why }) => Some(why.clone()),
+            Phase::EarlyStopping(StopCause::Asked { reason }) | Phase::Stopping { reason } => {
+                Some(reason.clone())
+            }
+            Phase::Restarting { why, waits_for, .. } => Some(format!("{why}; waits for {waits_for}")),
+            Phase::Ended(end) => end.reason.clone(),
+        }
+    }
+
+    /// The run as everyone else sees it.
+    pub(crate) fn view(&self) -> Run {
+        let end = self.end();
+        Run {
+            id: self.id.clone(),
+            pid: self.pid,
+            status: self.status(),
+            entry: self.shown_entry.clone(),
+            trainer: self.trainer.clone(),
+            content_hash: self.executing.hash().clone(),
+            config_hash: self.config_hash.clone(),
+            job_id: self.job.clone(),
+            started_at: self.started_at.rfc3339(),
+            ended_at: end.map(|end| end.at.rfc3339()),
+            exit_code: end.and_then(|end| end.code),
+            ended_by: end.map(|end| end.by),
+            replaces: self.replaces.clone(),
+            replaced_by: self.replaced_by.clone(),
+            reason: self.reason(),
+            last_checkpoint: self.last_checkpoint,
+        }
+    }
+
+    /// The run as the event stream tells of it.
+    pub(crate) fn frame(&self) -> RunFrame {
+        RunFrame {
+            run: self.id.clone(),
+            pid: self.pid,
+            status: self.status(),
+            job_id: self.job.clone(),
+            replaces: self.replaces.clone(),
+            replaced_by: self.replaced_by.clone(),
+            exit_code: self.end().and_then(|end| end.code),
+            reason: self.reason(),
+        }
+    }
+}

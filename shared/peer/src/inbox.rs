@@ -1,0 +1,137 @@
+//! The receiving end of a request: a bounded inbox that can be pointed at another actor.
+//!
+//! What must hold: at most `capacity` messages are queued or being handled. An actix mailbox bounds each *sender*,
+//! so the bound here is a semaphore whose permit rides in the envelope until the handler lets go of it. After a
+//! handler panics its mailbox is closed for good; the inbox is then pointed at the actor's successor.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::Recipient;
+use arc_swap::ArcSwapOption;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wire::{TraceContext, Wire};
+
+use crate::ask::Peer;
+
+/// A message as a handler gets it. It holds a place in the inbox until it is dropped.
+///
+/// The fields are private so that a closure captures the envelope whole: a handler's future that captured only
+/// the message would give the place back while the message is still being handled.
+#[derive(Debug)]
+pub struct Envelope<M: Wire> {
+    message: M,
+    held: Held,
+}
+
+/// What came with a message. The message counts as being handled until this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    trace: TraceContext,
+    deadline: Instant,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Held {
+    /// The trace the message belongs to.
+    pub fn trace(&self) -> &TraceContext {
+        &self.trace
+    }
+
+    /// What is left of the asker's budget; zero when it no longer waits.
+    pub fn budget(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+impl<M: Wire> Envelope<M> {
+    pub(crate) fn new(
+        message: M,
+        trace: TraceContext,
+        deadline: Instant,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { message, held: Held { trace, deadline, _permit: permit } }
+    }
+
+    /// What is asked.
+    pub fn message(&self) -> &M {
+        &self.message
+    }
+
+    /// The trace the message belongs to.
+    pub fn trace(&self) -> &TraceContext {
+        self.held.trace()
+    }
+
+    /// What is left of the asker's budget; zero when it no longer waits.
+    pub fn budget(&self) -> Duration {
+        self.held.budget()
+    }
+
+    /// The message, and what must be kept until it is handled.
+    #[must_use]
+    pub fn open(self) -> (M, Held) {
+        (self.message, self.held)
+    }
+}
+
+impl<M: Wire> actix::Message for Envelope<M> {
+    type Result = Result<M::Reply, M::Refusal>;
+}
+
+/// The bounded entrance to the actor that handles `M`.
+pub struct Inbox<M: Wire> {
+    recipient: Arc<ArcSwapOption<Recipient<Envelope<M>>>>,
+    permits: Arc<Semaphore>,
+    capacity: usize,
+}
+
+impl<M: Wire> Clone for Inbox<M> {
+    fn clone(&self) -> Self {
+        Self {
+            recipient: Arc::clone(&self.recipient),
+            permits: Arc::clone(&self.permits),
+            capacity: self.capacity,
+        }
+    }
+}
+
+impl<M: Wire> Inbox<M> {
+    /// An inbox for at most `capacity` messages, pointed at nobody yet.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            recipient: Arc::new(ArcSwapOption::empty()),
+            permits: Arc::new(Semaphore::new(capacity)),
+            capacity,
+        }
+    }
+
+    /// From now on messages go to `recipient`.
+    pub fn point_at(&self, recipient: Recipient<Envelope<M>>) {
+        self.recipient.store(Some(Arc::new(recipient)));
+    }
+
+    /// From now on messages are refused as not delivered.
+    pub fn point_at_nobody(&self) {
+        self.recipient.store(None);
+    }
+
+    /// The sending end.
+    pub fn peer(&self) -> Peer<M> {
+        Peer::local(self.clone())
+    }
+
+    /// Messages that are queued or being handled.
+    pub fn depth(&self) -> usize {
+        self.capacity - self.permits.available_permits()
+    }
+
+    pub(crate) fn recipient(&self) -> Option<Arc<Recipient<Envelope<M>>>> {
+        self.recipient.load_full()
+    }
+
+    pub(crate) fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok()
+    }
+}

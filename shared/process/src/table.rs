@@ -1,0 +1,200 @@
+//! The system's process table, as `/proc` shows it.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::thread;
+use std::time::Duration;
+
+/// One row of the process table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// Process id.
+    pub pid: u32,
+    /// Its parent's.
+    pub parent: u32,
+    /// Its process group.
+    pub group: u32,
+    /// Its session.
+    pub session: u32,
+    /// Start time in clock ticks since boot.
+    pub start_time: u64,
+    /// The letter of `/proc/PID/stat`: `R`, `S`, `D`, `T`, `Z`, …
+    pub state: char,
+    /// Threads that have not ended.
+    pub threads: u32,
+}
+
+impl Process {
+    /// Whether it still runs. A zombie whose other threads go on does.
+    pub const fn is_alive(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X') || self.threads > 1
+    }
+}
+
+/// Every process that can be seen. One that ends while the table is read may or may not be in it.
+///
+/// # Errors
+/// When `/proc` is not mounted.
+pub fn processes() -> io::Result<Vec<Process>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        if let Ok(process) = process(pid) {
+            found.push(process);
+        }
+    }
+    Ok(found)
+}
+
+/// The row of `pid`.
+pub(crate) fn process(pid: u32) -> io::Result<Process> {
+    // A process that goes away between open and read answers ESRCH.
+    let stat = fs::read(format!("/proc/{pid}/stat")).map_err(|error| match error.raw_os_error() {
+        Some(nix::libc::ESRCH) => io::ErrorKind::NotFound.into(),
+        _ => error,
+    })?;
+    parse(pid, &stat).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has an unknown shape"))
+    })
+}
+
+fn parse(pid: u32, stat: &[u8]) -> Option<Process> {
+    let fields = fields(stat)?;
+    let field = |number: usize| fields.get(number - 3).copied();
+    Some(Process {
+        pid,
+        state: field(3)?.chars().next()?,
+        parent: field(4)?.parse().ok()?,
+        group: field(5)?.parse().ok()?,
+        session: field(6)?.parse().ok()?,
+        threads: field(20)?.parse().ok()?,
+        start_time: field(22)?.parse().ok()?,
+    })
+}
+
+/// The fields of proc(5) from the third one on. The name in field 2 is free text and may hold spaces and
+/// parentheses: the last `)` ends it.
+fn fields(stat: &[u8]) -> Option<Vec<&str>> {
+    let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
+    Some(str::from_utf8(&stat[after_name..]).ok()?.split_ascii_whitespace().collect())
+}
+
+/// Whether `pid` has a handler for `signal`: its bit in `SigCgt` of `/proc/PID/status`.
+///
+/// # Errors
+/// `NotFound` when there is no such process; a zombie has no handlers and answers `false`.
+pub fn signal_is_caught(pid: u32, signal: i32) -> io::Result<bool> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    Ok((1..=64).contains(&signal) && mask & (1 << (signal - 1)) != 0)
+}
+
+/// Whether `pid` was started with `NAME=VALUE` in its environment.
+pub(crate) fn was_started_with(pid: u32, assignment: &[u8]) -> bool {
+    // A process that is being replaced by `exec` shows no environment for a moment; that moment is waited for.
+    for look in 0..EXEC_LOOKS {
+        match environment(pid) {
+            Ok(environ) if !environ.is_empty() => {
+                return environ.split(|&byte| byte == 0).any(|pair| pair == assignment);
+            }
+            Ok(_) if may_be_in_exec(pid, look) => thread::sleep(EXEC_PAUSE),
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// How often to look again, at most, and how often when everything says that the environment is simply empty.
+const EXEC_LOOKS: usize = 20;
+const EMPTY_LOOKS: usize = 4;
+const EXEC_PAUSE: Duration = Duration::from_millis(1);
+
+/// The environment in one system call: between two of them it may be gone, and what was read would look whole.
+fn environment(pid: u32) -> io::Result<Vec<u8>> {
+    let file = File::open(format!("/proc/{pid}/environ"))?;
+    let mut environ = vec![0; 64 * 1024];
+    loop {
+        let count = file.read_at(&mut environ, 0)?;
+        if count < environ.len() {
+            environ.truncate(count);
+            return Ok(environ);
+        }
+        environ.resize(environ.len() * 2, 0);
+    }
+}
+
+/// Whether `pid`, whose environment looks empty, may be about to have one. The environment's start and end, fields 50
+/// and 51, are 0 early in `exec`, and the same late in `exec` or when it is empty. One that is exiting has none any more, and the
+/// kernel's own threads never have one.
+fn may_be_in_exec(pid: u32, look: usize) -> bool {
+    const EXITING_OR_KERNEL: u64 = 0x4 | 0x0020_0000;
+    let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else { return false };
+    let Some(fields) = fields(&stat) else { return false };
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    match (field(9), field(50), field(51)) {
+        (Some(flags), _, _) if flags & EXITING_OR_KERNEL != 0 => false,
+        (_, Some(start), Some(end)) if start == end && start != 0 => look + 1 < EMPTY_LOOKS,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::process::Stdio;
+
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_hides_nothing() {
+        let stat = b"42 (a) R 1 2) (b) S 7 8 9 0 -1 1 2 3 4 5 6 7 8 9 20 0 3 0 777 1 2";
+        let process = parse(42, stat).unwrap();
+        assert_eq!((process.parent, process.group, process.session), (7, 8, 9));
+        assert_eq!((process.state, process.threads, process.start_time), ('S', 3, 777));
+    }
+
+    #[test]
+    fn own_row_is_in_the_table() {
+        let own = std::process::id();
+        let row = processes().unwrap().into_iter().find(|process| process.pid == own).unwrap();
+        assert!(row.is_alive());
+        assert_eq!(row.parent, std::os::unix::process::parent_id());
+    }
+
+    #[test]
+    fn a_marker_is_seen_whatever_moment_is_looked_at() {
+        // A program that replaces itself all the time, and says when it is done with that.
+        let script = "[ $I -gt 300 ] && echo done && read x || I=$((I+1)) exec sh -c \"$SCRIPT\"";
+        let mut child = crate::Launch::new("sh")
+            .args(["-c", script])
+            .envs([("PROCESS_TEST_EXEC", "marked"), ("SCRIPT", script), ("I", "0")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = child.stdout().unwrap();
+        let is_done = thread::spawn(move || stdout.read_exact(&mut [0; 4]).unwrap());
+        let mut looks = 0;
+        while !is_done.is_finished() {
+            assert!(was_started_with(child.pid(), b"PROCESS_TEST_EXEC=marked"), "not seen at look {looks}");
+            looks += 1;
+        }
+        is_done.join().unwrap();
+        assert!(looks > 100, "{looks} looks");
+        drop(child.stdin());
+        child.wait_blocking().unwrap();
+    }
+
+    #[test]
+    fn a_missing_process_is_not_found() {
+        // Above the kernel's greatest possible pid.
+        assert_eq!(process(1 << 30).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(signal_is_caught(1 << 30, 15).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

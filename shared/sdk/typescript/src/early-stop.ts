@@ -1,0 +1,70 @@
+/**
+ * The early-stop latch: ends a job after its next checkpoint.
+ *
+ * What must hold: it is armed at most once; it is disarmed before its own cancel, so that nothing that the cancel
+ * sets off can fire it again; a terminal event settles it in any state; without a checkpoint in time it cancels.
+ *
+ *     idle --request--> armed --checkpoint, timeout, giveUp--> cancelling --ok--> done
+ *       |                 |                                        |---error--> failed
+ *       '---- terminal ---'------------- terminal ----------------'--> done
+ */
+export class EarlyStop {
+  readonly #cancel: () => Promise<void>;
+  readonly #settled: Promise<void>;
+  #resolve!: () => void;
+  #reject!: (reason: unknown) => void;
+  #state: "idle" | "armed" | "cancelling" | "settled" = "idle";
+  #timer: NodeJS.Timeout | undefined;
+
+  /** `cancel` resolves when the job is cancelled or was at its end. */
+  constructor(cancel: () => Promise<void>) {
+    this.#cancel = cancel;
+    this.#settled = new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
+    // A failed stop is for those who asked for it; nobody may have.
+    this.#settled.catch(() => undefined);
+  }
+
+  /** Stop after the next checkpoint, or after `timeoutMs`. Settles when the job is cancelled or at its end. */
+  request(timeoutMs: number): Promise<void> {
+    if (this.#state === "idle") {
+      this.#state = "armed";
+      this.#timer = setTimeout(() => void this.#fire(), timeoutMs);
+    }
+    return this.#settled;
+  }
+
+  /** A checkpoint was saved and its callback is done. Resolves, when this is the one waited for, after the cancel. */
+  async checkpoint(): Promise<void> {
+    await this.#fire();
+  }
+
+  /** No checkpoint can be seen any more: cancel at once if somebody waits for one. */
+  async giveUp(): Promise<void> {
+    await this.#fire();
+  }
+
+  /** The job is at its end, whoever ended it. */
+  terminal(): void {
+    this.#settle(() => this.#resolve());
+  }
+
+  async #fire(): Promise<void> {
+    if (this.#state !== "armed") return;
+    this.#state = "cancelling";
+    clearTimeout(this.#timer);
+    await this.#cancel().then(
+      () => this.#settle(() => this.#resolve()),
+      (error: unknown) => this.#settle(() => this.#reject(error)),
+    );
+  }
+
+  #settle(settle: () => void): void {
+    if (this.#state === "settled") return;
+    clearTimeout(this.#timer);
+    this.#state = "settled";
+    settle();
+  }
+}

@@ -1,0 +1,302 @@
+//! One typed configuration in four layers: flags, then `MIDRUN_*` variables, then `midrun.toml`, then defaults.
+//!
+//! A setting's name is its path in the file: `gateway.port`, `run.hotSwapSignal`. Its variable is the same path in
+//! capitals, with two underscores between the parts: `MIDRUN_GATEWAY__PORT`, `MIDRUN_RUN__HOT_SWAP_SIGNAL`. A name
+//! that is not known is an error, not a surprise. Flags are laid on top by the command line, which owns them.
+
+use std::path::{Path, PathBuf};
+
+use config::{Config, File, FileFormat, Value};
+use serde::Deserialize;
+
+/// Every setting there is.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Settings {
+    /// The HTTP edge.
+    pub gateway: Gateway,
+    /// Bundling.
+    pub build: Build,
+    /// Evaluating user code for facts.
+    pub inspector: Inspector,
+    /// Runs.
+    pub run: Run,
+    /// The control plane.
+    pub control_plane: ControlPlane,
+}
+
+/// The HTTP edge.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Gateway {
+    /// The address to listen on.
+    pub host: String,
+    /// The port to listen on; 0 takes a free one.
+    pub port: u16,
+    /// Names, besides the loopback ones, under which clients may reach the server.
+    pub allowed_hosts: Vec<String>,
+    /// Threads that serve requests.
+    pub workers: usize,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self { host: "127.0.0.1".into(), port: 4000, allowed_hosts: Vec::new(), workers: 2 }
+    }
+}
+
+/// Bundling.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Build {
+    /// How long a failed build is held back, milliseconds.
+    pub settle_ms: u64,
+    /// Artifacts that are kept besides those in use.
+    pub keep: usize,
+}
+
+impl Default for Build {
+    fn default() -> Self {
+        Self { settle_ms: 30, keep: 20 }
+    }
+}
+
+/// Evaluating user code for facts.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Inspector {
+    /// How long importing a bundle may take, milliseconds.
+    pub time_limit_ms: u64,
+    /// Imports after which a worker is replaced.
+    pub max_imports: u32,
+}
+
+impl Default for Inspector {
+    fn default() -> Self {
+        Self { time_limit_ms: 10_000, max_imports: 64 }
+    }
+}
+
+/// Runs.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Run {
+    /// The node program, by name or path.
+    pub node: PathBuf,
+    /// The signal that means "swap": `SIGUSR2`, `SIGUSR1` or a number.
+    pub hot_swap_signal: String,
+    /// How long an early stop waits for a checkpoint, milliseconds.
+    pub early_stop_timeout_ms: u64,
+    /// How long the children of an ended runner may hold its output, milliseconds.
+    pub drain_ms: u64,
+    /// How long a killed tree has between SIGTERM and SIGKILL, milliseconds.
+    pub kill_grace_ms: u64,
+    /// Give runners a terminal.
+    pub pty: bool,
+    /// Never restart a run by itself.
+    pub hot_only: bool,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self {
+            node: "node".into(),
+            hot_swap_signal: "SIGUSR2".into(),
+            early_stop_timeout_ms: 300_000,
+            drain_ms: 1_000,
+            kill_grace_ms: 500,
+            pty: false,
+            hot_only: false,
+        }
+    }
+}
+
+impl Run {
+    /// The number of [`Run::hot_swap_signal`].
+    ///
+    /// # Errors
+    /// When it is neither a signal's name that a runner can use nor a number.
+    pub fn hot_swap_signal_number(&self) -> Result<i32, SettingsError> {
+        // Those that no runtime or system claims for itself.
+        const USABLE: [(&str, i32); 4] = [("SIGUSR1", 10), ("SIGUSR2", 12), ("SIGWINCH", 28), ("SIGIO", 29)];
+        let text = self.hot_swap_signal.as_str();
+        let usable = USABLE.iter().find(|(name, number)| text == *name || text == number.to_string());
+        usable.map(|(_, number)| *number).ok_or_else(|| SettingsError {
+            what: format!(
+                "run.hotSwapSignal is {text:?}; it can be {}",
+                USABLE.map(|(name, _)| name).join(", ")
+            ),
+        })
+    }
+}
+
+/// The control plane.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct ControlPlane {
+    /// Where it is; the one in the server when absent.
+    pub url: Option<String>,
+    /// Where the one in the server listens on the loopback interface; 0 takes a free port.
+    pub port: u16,
+    /// What trains a job: the builtin executor when empty, else a program and its arguments.
+    pub executor: Vec<String>,
+    /// Jobs that train at once.
+    pub max_concurrent_jobs: usize,
+    /// How long an executor may take to save and exit, milliseconds.
+    pub stop_grace_ms: u64,
+}
+
+impl Default for ControlPlane {
+    fn default() -> Self {
+        Self { url: None, port: 0, executor: Vec::new(), max_concurrent_jobs: 2, stop_grace_ms: 30_000 }
+    }
+}
+
+/// Why the settings cannot be read; the text names the setting and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct SettingsError {
+    what: String,
+}
+
+/// The variables that name a control plane on their own.
+const URL_VARIABLES: [&str; 2] = ["MIDRUN_CONTROL_PLANE_URL", "ARKOR_CLOUD_API_URL"];
+
+/// Reads the settings of the project in `dir` from `midrun.toml` and `variables`.
+///
+/// # Errors
+/// When the file or a variable names no setting, or a value is not of its setting's kind.
+pub fn load(
+    dir: &Path,
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<Settings, SettingsError> {
+    let file = dir.join("midrun.toml");
+    let mut layers =
+        Config::builder().add_source(File::new(&file.to_string_lossy(), FileFormat::Toml).required(false));
+    let mut named = Vec::new();
+    let mut url = None;
+    for (name, text) in variables {
+        if let Some(rank) = URL_VARIABLES.iter().position(|known| *known == name) {
+            if url.as_ref().is_none_or(|(best, _)| rank < *best) && !text.is_empty() {
+                url = Some((rank, text));
+            }
+        } else if let Some(path) = setting_of(&name) {
+            named.push((name, path, text));
+        }
+    }
+    let wrong = |error: config::ConfigError| SettingsError { what: error.to_string() };
+    if let Some((_, url)) = url {
+        layers = layers.set_override("controlPlane.url", url).map_err(wrong)?;
+    }
+    for (name, path, text) in named {
+        let value = Value::new(Some(&name), kind_of(&text));
+        layers = layers.set_override(path, value).map_err(wrong)?;
+    }
+    let merged = layers.build().map_err(wrong)?;
+    merged.try_deserialize().map_err(|error: config::ConfigError| SettingsError {
+        what: format!("{error} (settings come from {} and MIDRUN_* variables)", file.display()),
+    })
+}
+
+/// `MIDRUN_RUN__HOT_SWAP_SIGNAL` is `run.hotSwapSignal`; a variable without two underscores is no setting.
+fn setting_of(variable: &str) -> Option<String> {
+    let path = variable.strip_prefix("MIDRUN_")?;
+    path.contains("__").then(|| path.split("__").map(camel).collect::<Vec<_>>().join("."))
+}
+
+fn camel(part: &str) -> String {
+    let mut words = part.split('_').map(str::to_ascii_lowercase);
+    let mut name = words.next().unwrap_or_default();
+    for word in words {
+        let mut letters = word.chars();
+        name.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        name.push_str(letters.as_str());
+    }
+    name
+}
+
+/// A variable's text as the value it looks like, so that lists and numbers can be given.
+fn kind_of(text: &str) -> config::ValueKind {
+    match text.parse::<toml::Value>() {
+        Ok(toml::Value::Integer(number)) => config::ValueKind::I64(number),
+        Ok(toml::Value::Boolean(flag)) => config::ValueKind::Boolean(flag),
+        Ok(toml::Value::Array(items)) => {
+            let texts =
+                items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned));
+            config::ValueKind::Array(
+                texts.map(|text| Value::new(None, config::ValueKind::String(text))).collect(),
+            )
+        }
+        _ => config::ValueKind::String(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_with(file: Option<&str>, variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        let dir = tempfile::tempdir().unwrap();
+        if let Some(text) = file {
+            std::fs::write(dir.path().join("midrun.toml"), text).unwrap();
+        }
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        load(dir.path(), variables)
+    }
+
+    #[test]
+    fn nothing_said_is_the_defaults() {
+        assert_eq!(load_with(None, &[("MIDRUN_RUN_ID", "r1"), ("HOME", "/h")]).unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn a_variable_overrides_the_file_which_overrides_the_default() {
+        let file = "[gateway]\nport = 5000\nhost = \"::1\"\n[run]\nhotSwapSignal = \"SIGUSR1\"\n";
+        let settings = load_with(
+            Some(file),
+            &[
+                ("MIDRUN_GATEWAY__PORT", "6000"),
+                ("MIDRUN_GATEWAY__ALLOWED_HOSTS", "[\"a.lan\", \"b.lan\"]"),
+                ("MIDRUN_RUN__HOT_ONLY", "true"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(settings.gateway.port, 6000);
+        assert_eq!(settings.gateway.host, "::1");
+        assert_eq!(settings.gateway.allowed_hosts, ["a.lan", "b.lan"]);
+        assert!(settings.run.hot_only);
+        assert_eq!(settings.run.hot_swap_signal_number().unwrap(), 10);
+        assert_eq!(settings.build, Build::default());
+    }
+
+    #[test]
+    fn the_control_plane_has_a_variable_of_its_own() {
+        let ours = ("MIDRUN_CONTROL_PLANE_URL", "https://ours");
+        let theirs = ("ARKOR_CLOUD_API_URL", "https://theirs");
+        for (variables, want) in [
+            (vec![theirs], "https://theirs"),
+            (vec![ours, theirs], "https://ours"),
+            (vec![theirs, ours], "https://ours"),
+        ] {
+            let settings = load_with(Some("[controlPlane]\nurl = \"https://file\"\n"), &variables).unwrap();
+            assert_eq!(settings.control_plane.url.as_deref(), Some(want));
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_named() {
+        let cases = [
+            (Some("[gateway]\nprot = 1\n"), vec![], "prot"),
+            (Some("[gateway]\nport = \"many\"\n"), vec![], "port"),
+            (Some("[gateway\n"), vec![], "midrun.toml"),
+            (None, vec![("MIDRUN_GATEWAY__PROT", "1")], "prot"),
+            (None, vec![("MIDRUN_GATEWAY__PORT", "many")], "port"),
+        ];
+        for (file, variables, word) in cases {
+            let error = load_with(file, &variables).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+        let run = Run { hot_swap_signal: "SIGKILL".into(), ..Run::default() };
+        assert!(run.hot_swap_signal_number().unwrap_err().to_string().contains("SIGUSR1"));
+    }
+}

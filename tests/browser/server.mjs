@@ -1,0 +1,114 @@
+// A real `midrun dev` on a copy of the example project, in a home of its own.
+
+import { spawn } from "node:child_process";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { createInterface } from "node:readline";
+
+const ROOT = resolve(import.meta.dirname, "../..");
+const LIMIT_MS = 60_000;
+
+function binary() {
+  const places = [process.env["MIDRUN_BIN"], join(ROOT, "target/debug/midrun"), join(ROOT, "target/release/midrun")];
+  const found = places.find((place) => place && existsSync(place));
+  if (!found) throw new Error("no built binary: run `cargo build` first");
+  return found;
+}
+
+/** A copy of the example, and the folders that keep a server of it apart from everything else. */
+export class Project {
+  constructor() {
+    this.home = mkdtempSync(join(tmpdir(), "mb-"));
+    this.dir = join(this.home, "adder");
+    cpSync(join(ROOT, "examples/adder"), this.dir, {
+      recursive: true,
+      filter: (path) => !/[/\\](node_modules|\.midrun)$/.test(path),
+    });
+    mkdirSync(join(this.home, "run"), { mode: 0o700 });
+  }
+
+  /** @param {string} file @param {(text: string) => string} change */
+  edit(file, change) {
+    const path = join(this.dir, "src/midrun", file);
+    const before = readFileSync(path, "utf8");
+    const after = change(before);
+    if (after === before) throw new Error(`the edit of ${file} changes nothing`);
+    writeFileSync(path, after);
+    return () => writeFileSync(path, before);
+  }
+
+  /** Processes that carry this home in their environment. */
+  leftovers() {
+    return readdirSync("/proc").filter((pid) => /^\d+$/.test(pid)).filter((pid) => {
+      try {
+        const alive = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1)?.[0] !== "Z";
+        return alive && readFileSync(`/proc/${pid}/environ`, "utf8").includes(this.home);
+      } catch {
+        return false;
+      }
+    });
+  }
+
+  remove() {
+    rmSync(this.home, { recursive: true, force: true });
+  }
+}
+
+/** A running server. */
+export class Server {
+  /** @param {Project} project @param {number} port */
+  static async start(project, port = 0) {
+    const env = Object.fromEntries(
+      Object.entries(process.env).filter(([name]) => !/^(MIDRUN|OTEL|ARKOR|XDG)/.test(name)),
+    );
+    const child = spawn(binary(), ["dev", project.dir, "--port", String(port), "--json"], {
+      stdio: ["ignore", "pipe", "pipe"],
+      env: {
+        ...env,
+        HOME: project.home,
+        XDG_CONFIG_HOME: join(project.home, "config"),
+        XDG_STATE_HOME: join(project.home, "state"),
+        XDG_RUNTIME_DIR: join(project.home, "run"),
+      },
+    });
+    const server = new Server(child);
+    const first = new Promise((found, failed) => {
+      createInterface({ input: child.stdout }).on("line", (line) => {
+        const said = JSON.parse(line);
+        if (said.event === "listening") found(said);
+      });
+      child.stderr.on("data", (bytes) => { server.said += bytes; });
+      child.once("exit", (code) => failed(new Error(`midrun dev ended with ${code}: ${server.said}`)));
+      setTimeout(() => failed(new Error(`midrun dev did not listen: ${server.said}`)), LIMIT_MS).unref();
+    });
+    const { url, token } = await first;
+    server.url = url;
+    server.token = token;
+    return server;
+  }
+
+  /** @param {import("node:child_process").ChildProcess} child */
+  constructor(child) {
+    this.child = child;
+    this.said = "";
+    this.url = "";
+    this.token = "";
+    this.ended = new Promise((end) => child.once("exit", end));
+  }
+
+  get port() {
+    return Number(new URL(this.url).port);
+  }
+
+  /** Stops it and its runs at once, as two Ctrl-C do. */
+  async stop() {
+    this.child.kill("SIGINT");
+    this.child.kill("SIGINT");
+    const again = setInterval(() => this.child.kill("SIGINT"), 500);
+    const giveUp = setTimeout(() => this.child.kill("SIGKILL"), 30_000);
+    await this.ended;
+    clearInterval(again);
+    clearTimeout(giveUp);
+  }
+}
