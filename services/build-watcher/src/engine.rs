@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use peer::FeedWriter;
 use tokio::sync::oneshot;
@@ -36,6 +36,8 @@ pub(crate) struct Engine {
     ignored: Ignored,
     checkout: Checkout,
     entries: BTreeMap<EntryPath, Entry>,
+    /// When a name last came to or went from the project's folder, as it was before the first build.
+    root_modified: Option<SystemTime>,
 }
 
 /// The watched folders and whether they are still the right ones.
@@ -65,6 +67,7 @@ impl Engine {
         Self {
             ignored: Ignored::new(root.clone()),
             checkout: Checkout::of(&root),
+            root_modified: modified(&root),
             watches: Watching { set: watches, folders: None, stale: false, trouble: None },
             root,
             timing,
@@ -246,8 +249,10 @@ impl Engine {
             // What appeared in a folder before it was watched may have to be watched too.
             self.watches.forget_folders();
         }
+        // Our own state folder may just have been made in the project's.
+        let same = Some(self.root.as_path()).filter(|root| self.root_modified.take() == modified(root));
         for entry in self.entries.values_mut().filter(|entry| entry.was_built) {
-            entry.look_again(&synced.added, seen);
+            entry.look_again(&synced.added, same, seen);
         }
         let mended = synced.trouble.is_none() && self.watches.trouble.is_some();
         let known = self.watches.trouble.take().map(|(text, _)| text);
@@ -328,6 +333,10 @@ fn want_folder(wanted: &mut Wanted, root: &Path, folder: &Path) {
         }
         wanted.add(above, Need::Hope);
     }
+}
+
+fn modified(folder: &Path) -> Option<SystemTime> {
+    folder.metadata().and_then(|meta| meta.modified()).ok()
 }
 
 fn failed(failure: Failure) -> (BuildOutcome, Told) {

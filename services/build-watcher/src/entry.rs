@@ -146,12 +146,14 @@ impl Entry {
         self.schedule.again(seen);
     }
 
-    /// Looks for changes in `folders`, which were not watched while the last build read its files.
-    pub(crate) fn look_again(&mut self, folders: &BTreeSet<PathBuf>, seen: Seen) {
+    /// Looks for changes in `folders`, which were not watched while the last build read its files. In the folder
+    /// `same` no name came or went.
+    pub(crate) fn look_again(&mut self, folders: &BTreeSet<PathBuf>, same: Option<&Path>, seen: Seen) {
         let since = self.began - CLOCK_LAG;
-        let changed =
+        let is_fresh =
             |folder: &PathBuf| folder.metadata().and_then(|m| m.modified()).is_ok_and(|at| at >= since);
-        if (self.failing && !folders.is_empty()) || folders.iter().any(changed) {
+        let mut unsure = folders.iter().filter(|folder| same != Some(folder));
+        if unsure.any(|folder| self.failing || is_fresh(folder)) {
             self.again(seen);
             return;
         }

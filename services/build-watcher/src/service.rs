@@ -253,41 +253,49 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(30);
 
-    /// The system's watcher, below a limit of watches.
-    struct Limited {
+    /// What stands between the build watcher and the system's: it may refuse, or do something first.
+    type Between = Box<dyn FnMut(&Path, &HashSet<PathBuf>) -> notify::Result<()> + Send>;
+
+    /// The system's watcher, with something in between.
+    struct Wrapped {
         system: Box<dyn Watches>,
-        limit: Arc<AtomicUsize>,
-        used: HashSet<PathBuf>,
+        between: Between,
+        watched: HashSet<PathBuf>,
     }
 
-    impl Watches for Limited {
+    impl Watches for Wrapped {
         fn watch(&mut self, folder: &Path) -> notify::Result<()> {
-            if self.used.len() >= self.limit.load(Ordering::Relaxed) {
-                return Err(notify::Error::new(notify::ErrorKind::MaxFilesWatch));
-            }
-            self.used.insert(folder.to_owned());
+            (self.between)(folder, &self.watched)?;
+            self.watched.insert(folder.to_owned());
             self.system.watch(folder)
         }
 
         fn unwatch(&mut self, folder: &Path) {
-            self.used.remove(folder);
+            self.watched.remove(folder);
             self.system.unwatch(folder);
         }
     }
 
-    fn start_limited(root: &Path, limit: &Arc<AtomicUsize>) -> Handle {
+    fn start_wrapped(root: &Path, between: Between) -> Handle {
         let settings = Settings::of(root);
         let timing = Timing { watch_again: Duration::from_millis(20), ..Timing::new(settings.settle) };
-        let limit = Arc::clone(limit);
         let watchers = move |mail| -> MakeWatcher {
-            let mut system = system_watchers(mail);
+            let (mut system, mut between) = (system_watchers(mail), Some(between));
             Box::new(move || {
-                let system = system()?;
-                let (limit, used) = (Arc::clone(&limit), HashSet::new());
-                Ok(Box::new(Limited { system, limit, used }) as Box<dyn Watches>)
+                let (system, between) = (system()?, between.take().expect("made once"));
+                Ok(Box::new(Wrapped { system, between, watched: HashSet::new() }) as Box<dyn Watches>)
             })
         };
         start_with(&settings, timing, watchers).expect("it starts")
+    }
+
+    fn start_limited(root: &Path, limit: &Arc<AtomicUsize>) -> Handle {
+        let limit = Arc::clone(limit);
+        let refuse = move |_: &Path, watched: &HashSet<PathBuf>| {
+            let spent = watched.len() >= limit.load(Ordering::Relaxed);
+            if spent { Err(notify::Error::new(notify::ErrorKind::MaxFilesWatch)) } else { Ok(()) }
+        };
+        start_wrapped(root, Box::new(refuse))
     }
 
     fn project() -> (tempfile::TempDir, PathBuf, EntryPath) {
@@ -296,6 +304,10 @@ mod tests {
         let entry = root.join("src/midrun/index.ts");
         fs::create_dir_all(entry.parent().unwrap()).unwrap();
         fs::write(&entry, "export const a = 'first';\n").unwrap();
+        // Otherwise everything is read again because the folders are so new.
+        for folder in [root.join("src/midrun"), root.join("src")] {
+            fs::File::open(folder).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
         let entry = EntryPath::from(entry.to_str().unwrap());
         (dir, root, entry)
     }
@@ -318,6 +330,55 @@ mod tests {
         assert!(matches!(next(&mut reader).await, BuildOutcome::Built(_)), "the build itself was good");
         let BuildOutcome::Failed(failure) = next(&mut reader).await else { panic!("a failure is told") };
         assert_eq!(failure.message, message);
+    }
+
+    /// Runs `edit` between the first build and the first watch of the entry's folder.
+    fn start_with_an_edit_before_the_watch(
+        root: &Path,
+        entry: &EntryPath,
+        edit: impl FnOnce() + Send + 'static,
+    ) -> Handle {
+        let folder = Path::new(entry.as_str()).parent().expect("a folder").to_owned();
+        let mut edit = Some(edit);
+        let between = move |watched: &Path, _: &HashSet<PathBuf>| {
+            if let Some(edit) = edit.take_if(|_| watched == folder) {
+                edit();
+            }
+            Ok(())
+        };
+        start_wrapped(root, Box::new(between))
+    }
+
+    #[actix_rt::test]
+    async fn an_edit_between_the_first_build_and_the_first_watch_is_not_lost() {
+        let (_dir, root, entry) = project();
+        let file = entry.clone();
+        let edit = move || fs::write(file.as_str(), "export const a = 'in between';\n").unwrap();
+        let handle = start_with_an_edit_before_the_watch(&root, &entry, edit);
+        let mut reader = handle.feed.read(Start::Snapshot);
+        handle.watch.peer().ask(Watch { entry }).await.expect("it can be watched");
+        let BuildOutcome::Built(first) = next(&mut reader).await else { panic!("it is good") };
+        let BuildOutcome::Built(second) = next(&mut reader).await else { panic!("it is good") };
+        assert!(fs::read_to_string(first.path).unwrap().contains("first"));
+        assert!(fs::read_to_string(second.path).unwrap().contains("in between"));
+    }
+
+    #[actix_rt::test]
+    async fn a_file_that_appears_between_the_first_build_and_the_first_watch_is_not_lost() {
+        let (_dir, root, entry) = project();
+        fs::write(entry.as_str(), "export * from './x';\n").unwrap();
+        let file = root.join("src/midrun/x.ts");
+        let edit = move || fs::write(file, "export const x = 'appeared';\n").unwrap();
+        let handle = start_with_an_edit_before_the_watch(&root, &entry, edit);
+        let mut reader = handle.feed.read(Start::Snapshot);
+        handle.watch.peer().ask(Watch { entry }).await.expect("it can be watched");
+        loop {
+            // Whether the failure lasted long enough to be told is a matter of time.
+            if let BuildOutcome::Built(artifact) = next(&mut reader).await {
+                assert!(fs::read_to_string(artifact.path).unwrap().contains("appeared"));
+                break;
+            }
+        }
     }
 
     #[actix_rt::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Row as _, sqlite::SqliteRow};
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use wire::cancel::{Cancel, OutstandingCancel};
 use wire::{ControlPlane, JobId, RunId, Secret};
 
@@ -61,6 +61,10 @@ impl Outbox {
         .execute(&pool)
         .await
         .map_err(|error| failed(error.to_string()))?;
+        // A broker that died between a delete and its checkpoint left credentials in the log.
+        forget_log(&mut *pool.acquire().await.map_err(|error| failed(error.to_string()))?)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         Ok(Self(pool))
     }
 
@@ -136,10 +140,16 @@ impl Outbox {
 
     /// It is settled: the credentials go with it.
     pub(crate) async fn settled(&self, run: &RunId) -> sqlx::Result<()> {
-        sqlx::query("delete from cancels where run = ?").bind(run.as_str()).execute(&self.0).await?;
-        // The write-ahead log still holds the page with the credentials.
-        sqlx::query("pragma wal_checkpoint(truncate)").execute(&self.0).await.map(drop)
+        // One connection for both: nobody sees it gone before its credentials are.
+        let mut connection = self.0.acquire().await?;
+        sqlx::query("delete from cancels where run = ?").bind(run.as_str()).execute(&mut *connection).await?;
+        forget_log(&mut connection).await
     }
+}
+
+/// Empties the write-ahead log, which keeps pages as they were before their deletion.
+async fn forget_log(connection: &mut SqliteConnection) -> sqlx::Result<()> {
+    sqlx::query("pragma wal_checkpoint(truncate)").execute(connection).await.map(drop)
 }
 
 fn entry(row: &SqliteRow) -> sqlx::Result<Entry> {
