@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use peer::{Peer, Start};
+use peer::{Feed, Peer, Start};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use wire::build::Watch;
+use wire::event::DevEvent;
 use wire::run::{ListRuns, StopAll};
 use wire::{EntryPath, Secret, StopMode};
 
@@ -27,11 +28,14 @@ use crate::state::ServerFile;
 const PART_LIMIT: Duration = Duration::from_secs(5);
 /// How long runs that are killed may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How long nothing must have happened before memory is given back.
+const QUIET: Duration = Duration::from_secs(2);
 /// How many ports after the wanted one are tried.
 const PORTS_TRIED: u16 = 100;
 
 /// Serves until it is told to end.
 pub(crate) fn command(args: &cli::Dev, begun: Instant) -> ExitCode {
+    process::share_one_heap();
     let system = actix::System::new();
     match system.block_on(serve(args, begun)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -91,6 +95,7 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
         open_browser(&url);
     }
     let telling = actix::spawn(console.follow(parts.registry.events.clone()));
+    actix::spawn(give_back_memory_when_quiet(parts.registry.events.clone()));
     let own = control::connect(&project, parts.tell_control_plane.clone()).await;
 
     asked_to_end.next().await;
@@ -217,6 +222,17 @@ impl Parts {
             if !runs.iter().any(|run| run.status.is_live()) || events.next().await.is_none() {
                 return;
             }
+        }
+    }
+}
+
+/// Gives memory back each time when nothing has happened for a while: a server is idle for most of the day.
+async fn give_back_memory_when_quiet(events: Feed<DevEvent>) {
+    let mut events = events.read(Start::Snapshot);
+    while events.next().await.is_some() {
+        while let Ok(Some(_)) = tokio::time::timeout(QUIET, events.next()).await {}
+        if let Err(error) = process::give_back_memory() {
+            tracing::debug!(%error, "no memory is given back");
         }
     }
 }

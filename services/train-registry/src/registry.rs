@@ -31,7 +31,7 @@ use crate::store::{Saved, Store};
 use crate::{entry, launch, log};
 
 /// Events that a reader of the feed may be behind.
-const KEPT_EVENTS: usize = 1024;
+const KEPT_EVENTS: usize = 256;
 /// Requests of each kind that may be under way.
 const INBOX: usize = 256;
 /// Log readers that may be waiting.
