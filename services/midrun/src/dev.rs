@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use peer::{Peer, Start};
@@ -19,7 +20,8 @@ use wire::{EntryPath, Secret, StopMode};
 use crate::cli;
 use crate::console::{Console, Greeting, Style};
 use crate::control;
-use crate::project::{Hold, Project, socket_dir};
+use crate::hold::Hold;
+use crate::project::{Project, socket_dir};
 use crate::sdk;
 use crate::state::ServerFile;
 
@@ -61,7 +63,8 @@ fn open(args: &cli::Dev) -> Result<Project, String> {
 async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
     let project = open(args)?;
     let state_dir = project.make_state_dir()?;
-    let _hold = Hold::take(&state_dir)?;
+    let hold = Rc::new(Hold::take(&state_dir).map_err(|busy| busy.to_string())?);
+    let beating = actix::spawn(Rc::clone(&hold).beat());
     let (listener, instead_of) = listen(&project.settings.gateway.host, project.settings.gateway.port)?;
     let url = url_of(&listener)?;
     // Armed before anything is started, so that a Ctrl-C never leaves half a server behind.
@@ -104,7 +107,9 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
     }
     own.shutdown(Duration::from_millis(project.settings.control_plane.stop_grace_ms)).await;
     telling.abort();
+    beating.abort();
     file.remove(&project.root);
+    hold.release();
     Ok(())
 }
 
@@ -180,6 +185,7 @@ impl Parts {
             read_log: self.registry.read_log.peer(),
             newest: self.registry.newest.peer(),
             events: self.registry.events.clone(),
+            outstanding: self.broker.outstanding.peer(),
             control_plane: self.control_plane.clone(),
         };
         let gateway = sse_gateway::Gateway::new(settings, peers).map_err(|error| error.to_string())?;

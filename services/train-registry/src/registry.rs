@@ -24,12 +24,13 @@ use wire::{ContentHash, ControlPlane, EntryPath, JobId, Rebuild, Run, RunId, Sto
 
 use crate::fleet::{Effect, Fleet, Wish};
 use crate::launch::Reconnected;
+use crate::reaper::Scope;
 use crate::link::{Link, Told, follow};
 use crate::log::LogAt;
 use crate::run_state::{Moment, Plan};
 use crate::settings::Settings;
 use crate::store::{Saved, Store};
-use crate::{entry, launch, log};
+use crate::{entry, launch, log, reaper};
 
 /// Events that a reader of the feed may be behind.
 const KEPT_EVENTS: usize = 1024;
@@ -48,6 +49,9 @@ const CANCEL_FIRST: Duration = Duration::from_millis(400);
 /// How long until a cancel that the broker did not take is offered again; doubles up to the longest.
 const CANCEL_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_CANCEL_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long between two looks for what runs left behind.
+const REAP_PAUSE: Duration = Duration::from_secs(60);
 
 /// Everyone the registry talks to.
 pub struct Peers {
@@ -157,6 +161,13 @@ impl Actor for Registry {
         let follow = async move {
             // Runs of an earlier server first, so that the first build is dispatched to them too.
             core.recover().await;
+            let cleaner = Rc::clone(&core);
+            actix::spawn(async move {
+                loop {
+                    cleaner.reap_leftovers().await;
+                    tokio::time::sleep(REAP_PAUSE).await;
+                }
+            });
             while let Some(delivery) = rebuilds.next().await {
                 core.rebuilt(&delivery.event);
             }
@@ -262,6 +273,31 @@ impl Core {
         let saved = self.fleet.borrow().saved(run);
         if let (Some(saved), Some(Ok(store))) = (saved, &*self.store.borrow()) {
             store.save(saved);
+        }
+    }
+
+    /// Ends processes of runs that are over and that nobody looks after.
+    async fn reap_leftovers(self: &Rc<Self>) {
+        // Without the table nobody knows which runs are whose.
+        if !matches!(&*self.store.borrow(), Some(Ok(_))) {
+            return;
+        }
+        let scope = Scope {
+            runs_dir: self.settings.runs_dir.clone(),
+            runs_table: self.settings.runs_table.clone(),
+            server: Some(std::process::id()),
+            protect: Vec::new(),
+            kill_grace: self.settings.kill_grace,
+            dry_run: false,
+        };
+        let is_owned = |run: &RunId| self.fleet.borrow().is_live(run);
+        match reaper::leftovers(scope, is_owned, &self.peers.cancel).await {
+            Ok(report) if report.stale > 0 => {
+                let report = serde_json::to_string(&report).unwrap_or_default();
+                tracing::warn!(report, "processes of runs that are over were found");
+            }
+            Ok(_) => {}
+            Err(why) => tracing::warn!(why, "what runs left behind is not looked for"),
         }
     }
 
@@ -471,7 +507,12 @@ impl Core {
                     None => Vec::new(),
                 }
             }
-            Told::Lost { why } => self.fleet.borrow_mut().lost(run, why, now()),
+            Told::Lost { why } => {
+                let core = Rc::clone(self);
+                // What its host can end no more.
+                actix::spawn(async move { core.reap_leftovers().await });
+                self.fleet.borrow_mut().lost(run, why, now())
+            }
         };
         self.carry_out(effects);
         if self.fleet.borrow().view(run).is_none_or(|run| !run.status.is_live()) {
