@@ -18,6 +18,9 @@ use crate::outbox::{Outbox, OutboxError};
 /// Requests of each kind that may be under way.
 const INBOX: usize = 256;
 
+/// How long between two looks for what another process committed: `midrun reap` has an outbox in hand too.
+const LOOK_PAUSE: Duration = Duration::from_secs(60);
+
 /// What the broker is told when it starts.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -87,9 +90,12 @@ impl Actor for Broker {
     fn started(&mut self, _: &mut Self::Context) {
         let core = Rc::clone(&self.core);
         actix::spawn(async move {
-            match core.outbox.runs().await {
-                Ok(runs) => runs.into_iter().for_each(|run| core.deliver(run)),
-                Err(error) => tracing::error!(%error, "the cancel outbox cannot be read"),
+            while !core.outbox.is_closed() {
+                match core.outbox.runs().await {
+                    Ok(runs) => runs.into_iter().for_each(|run| core.deliver(run)),
+                    Err(error) => tracing::error!(%error, "the cancel outbox cannot be read"),
+                }
+                tokio::time::sleep(LOOK_PAUSE).await;
             }
         });
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use peer::{Feed, Peer, Start};
@@ -20,7 +21,8 @@ use wire::{EntryPath, Secret, StopMode};
 use crate::cli;
 use crate::console::{Console, Greeting, Style};
 use crate::control;
-use crate::project::{Hold, Project, socket_dir};
+use crate::hold::Hold;
+use crate::project::{Project, socket_dir};
 use crate::sdk;
 use crate::state::ServerFile;
 
@@ -65,7 +67,8 @@ fn open(args: &cli::Dev) -> Result<Project, String> {
 async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
     let project = open(args)?;
     let state_dir = project.make_state_dir()?;
-    let _hold = Hold::take(&state_dir)?;
+    let hold = Rc::new(Hold::take(&state_dir).map_err(|busy| busy.to_string())?);
+    let beating = actix::spawn(Rc::clone(&hold).beat());
     let (listener, instead_of) = listen(&project.settings.gateway.host, project.settings.gateway.port)?;
     let url = url_of(&listener)?;
     // Armed before anything is started, so that a Ctrl-C never leaves half a server behind.
@@ -109,7 +112,9 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
     }
     own.shutdown(Duration::from_millis(project.settings.control_plane.stop_grace_ms)).await;
     telling.abort();
+    beating.abort();
     file.remove(&project.root);
+    hold.release();
     Ok(())
 }
 
@@ -185,6 +190,7 @@ impl Parts {
             read_log: self.registry.read_log.peer(),
             newest: self.registry.newest.peer(),
             events: self.registry.events.clone(),
+            outstanding: self.broker.outstanding.peer(),
             control_plane: self.control_plane.clone(),
         };
         let gateway = sse_gateway::Gateway::new(settings, peers).map_err(|error| error.to_string())?;
@@ -279,6 +285,7 @@ fn registry_settings(
         early_stop_timeout: Duration::from_millis(run.early_stop_timeout_ms),
         drain: Duration::from_millis(run.drain_ms),
         kill_grace: Duration::from_millis(run.kill_grace_ms),
+        alone: (run.alone_ms > 0).then(|| Duration::from_millis(run.alone_ms)),
         pty: run.pty,
         policy: train_registry::Policy { hot_only: run.hot_only },
     })

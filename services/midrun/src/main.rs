@@ -7,6 +7,7 @@ mod console;
 mod control;
 mod credentials;
 mod dev;
+mod hold;
 mod project;
 mod sdk;
 mod state;

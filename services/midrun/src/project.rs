@@ -1,8 +1,7 @@
-//! The project a command is about: its folder, its settings, and who else serves it.
+//! The project a command is about: its folder and its settings.
 
-use std::fs::{File, TryLockError};
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use settings::Settings;
@@ -64,40 +63,6 @@ impl Project {
         };
         made().map_err(|error| format!("{} cannot be written: {error}", dir.display()))?;
         Ok(dir)
-    }
-}
-
-/// The right to serve a project, until it is dropped or the process ends, however it ends.
-pub(crate) struct Hold {
-    _file: File,
-}
-
-impl Hold {
-    /// Takes the project whose state is in `state_dir`.
-    pub(crate) fn take(state_dir: &Path) -> Result<Self, String> {
-        let path = state_dir.join("server.lock");
-        let failed = |error: io::Error| format!("{}: {error}", path.display());
-        let mut options = File::options();
-        let mut file = options.create(true).read(true).write(true).mode(0o600).open(&path).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
-                return Err(format!(
-                    "another midrun server (process {}) serves this project; stop it, or use it with `midrun run`",
-                    holder.trim()
-                ));
-            }
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
-        let write = |file: &mut File| -> io::Result<()> {
-            file.set_len(0)?;
-            file.rewind()?;
-            writeln!(file, "{}", std::process::id())
-        };
-        write(&mut file).map_err(failed)?;
-        Ok(Self { _file: file })
     }
 }
 

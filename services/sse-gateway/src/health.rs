@@ -6,10 +6,12 @@ use actix_web::HttpResponse;
 use actix_web::web::Data;
 use serde_json::json;
 use wire::TraceContext;
+use wire::cancel::Outstanding;
 use wire::run::{Newest, NewestBuild};
 
 use crate::edge::Edge;
 use crate::failure::Failure;
+use crate::metrics;
 
 const READY_BUDGET: Duration = Duration::from_secs(1);
 
@@ -34,7 +36,13 @@ pub(crate) async fn ready(edge: Data<Edge>) -> Result<HttpResponse, Failure> {
     Ok(HttpResponse::Ok().json(json!({ "ok": true, "build": build, "controlPlane": control_plane })))
 }
 
-/// `GET /metrics`.
+/// `GET /metrics`. What is outstanding is missing while nobody can tell.
 pub(crate) async fn metrics(edge: Data<Edge>) -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(edge.metrics.render())
+    let mut text = edge.metrics.render();
+    let outstanding = edge.peers.outstanding.ask_within(Outstanding {}, TraceContext::default(), READY_BUDGET);
+    if let Ok(cancels) = outstanding.await {
+        let help = "Cancels that the control plane has not settled.";
+        metrics::gauge(&mut text, "midrun_cancels_outstanding", help, cancels.len());
+    }
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text)
 }

@@ -26,7 +26,11 @@
 //!                                 |  ^ hot swaps         |                        |                     (replaced)
 //!                                 |  +-- stay here       +--exit != 0--> Ended    +--user's stop--> Ended
 //!                                 +--stop now--> Stopping --exit--> Ended
+//!                                 +--host: alone for too long--> EarlyStopping --exit--> Ended (reaped)
 //! ```
+
+//!
+//! What a server that is gone left behind is ended by [`reap`], and by the same code in a registry that runs.
 
 mod dispatch;
 mod entry;
@@ -34,11 +38,13 @@ mod fleet;
 mod launch;
 mod link;
 mod log;
+mod reaper;
 mod registry;
 mod run_state;
 mod settings;
 mod store;
 
 pub use dispatch::Policy;
+pub use reaper::{JobCancel, Reaped, Report, Scope, Skipped, reap};
 pub use registry::{Handle, Peers, start};
 pub use settings::Settings;

@@ -34,6 +34,13 @@ pub struct Spec {
     pub drain_ms: u64,
     /// How long a killed tree has between SIGTERM and SIGKILL, milliseconds.
     pub kill_grace_ms: u64,
+    /// How long the run goes on with no server there before its host stops it at its next checkpoint, milliseconds;
+    /// for ever when absent.
+    #[serde(default)]
+    pub alone_ms: Option<u64>,
+    /// How long an early stop that the host asked for may take before the tree is killed, milliseconds.
+    #[serde(default)]
+    pub early_stop_ms: u64,
     /// Give the runner a terminal instead of pipes.
     #[serde(default)]
     pub pty: bool,
