@@ -264,6 +264,7 @@ fn registry_settings(
         drain: Duration::from_millis(run.drain_ms),
         kill_grace: Duration::from_millis(run.kill_grace_ms),
         pty: run.pty,
+        log_cap: run.log_cap(),
         policy: train_registry::Policy { hot_only: run.hot_only },
     })
 }

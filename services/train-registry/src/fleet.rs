@@ -396,7 +396,7 @@ impl Fleet {
                 Vec::new()
             }
             Step::Exit { code, signal } => self.exited(id, *code, *signal, now),
-            Step::Output { .. } | Step::Signal { .. } | Step::Note { .. } => Vec::new(),
+            Step::Output { .. } | Step::Dropped { .. } | Step::Signal { .. } | Step::Note { .. } => Vec::new(),
         }
     }
 
