@@ -22,6 +22,7 @@ use crate::control;
 use crate::project::{Hold, Project, socket_dir};
 use crate::sdk;
 use crate::state::ServerFile;
+use crate::state_folder;
 
 /// How long each part may take to end.
 const PART_LIMIT: Duration = Duration::from_secs(5);
@@ -32,6 +33,7 @@ const PORTS_TRIED: u16 = 100;
 
 /// Serves until it is told to end.
 pub(crate) fn command(args: &cli::Dev, begun: Instant) -> ExitCode {
+    state_folder::bear_size_limits();
     let system = actix::System::new();
     match system.block_on(serve(args, begun)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -69,7 +71,9 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
 
     let parts = Parts::start(&project, &state_dir)?;
     let token = Secret::new(fresh_token());
-    let edge = parts.serve_edge(&project, listener, token.clone())?;
+    let style = Style::of(args.json);
+    let trouble = state_folder::watch_over(state_dir.clone(), move |news| Console::new(style).warn(news));
+    let edge = parts.serve_edge(&project, listener, token.clone(), trouble)?;
     let file = ServerFile {
         url: url.clone(),
         token: token.expose().to_owned(),
@@ -78,7 +82,6 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
     };
     file.write(&project.root).map_err(|error| format!("{}: {error}", state_dir.display()))?;
 
-    let style = Style::of(args.json);
     let console = Console::new(style);
     console.greet(&Greeting {
         url: &url,
@@ -162,6 +165,7 @@ impl Parts {
         project: &Project,
         listener: TcpListener,
         token: Secret,
+        trouble: watch::Receiver<Option<String>>,
     ) -> Result<sse_gateway::Handle, String> {
         let wanted = &project.settings.gateway;
         let settings = sse_gateway::Settings {
@@ -181,6 +185,7 @@ impl Parts {
             newest: self.registry.newest.peer(),
             events: self.registry.events.clone(),
             control_plane: self.control_plane.clone(),
+            trouble,
         };
         let gateway = sse_gateway::Gateway::new(settings, peers).map_err(|error| error.to_string())?;
         gateway.serve(listener).map_err(|error| error.to_string())

@@ -10,6 +10,7 @@ mod dev;
 mod project;
 mod sdk;
 mod state;
+mod state_folder;
 
 use std::process::ExitCode;
 

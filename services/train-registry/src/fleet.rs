@@ -396,7 +396,9 @@ impl Fleet {
                 Vec::new()
             }
             Step::Exit { code, signal } => self.exited(id, *code, *signal, now),
-            Step::Output { .. } | Step::Dropped { .. } | Step::Signal { .. } | Step::Note { .. } => Vec::new(),
+            Step::Output { .. } | Step::Dropped { .. } | Step::Signal { .. } | Step::Note { .. } => {
+                Vec::new()
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 
 mod ending;
 mod footprint;
+mod log;
 mod output;
 mod requests;
 mod stage;

@@ -270,6 +270,13 @@ pub(crate) fn bytes_of(log: &[Record], wanted: Stream) -> Vec<u8> {
     bytes
 }
 
+/// A figure of the host's memory, kB.
+pub(crate) fn memory(stage: &Stage, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", stage.host.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(&format!("{field}:"))).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 /// How much output the log says is gone, bytes.
 pub(crate) fn dropped(log: &[Record]) -> u64 {
     let bytes = |record: &Record| if let Step::Dropped { bytes, .. } = record.step { bytes } else { 0 };

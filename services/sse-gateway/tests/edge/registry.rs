@@ -108,7 +108,11 @@ impl Registry {
         self.newest_inbox.point_at(desk.recipient());
     }
 
-    pub(crate) fn peers(&self, control_plane: watch::Receiver<Option<ControlPlane>>) -> Peers {
+    pub(crate) fn peers(
+        &self,
+        control_plane: watch::Receiver<Option<ControlPlane>>,
+        trouble: watch::Receiver<Option<String>>,
+    ) -> Peers {
         Peers {
             start: self.start.peer(),
             stop: self.stop.peer(),
@@ -118,6 +122,7 @@ impl Registry {
             newest: self.newest_inbox.peer(),
             events: self.events.feed(),
             control_plane,
+            trouble,
         }
     }
 
