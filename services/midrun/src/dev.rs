@@ -25,6 +25,7 @@ use crate::hold::Hold;
 use crate::project::{Project, socket_dir};
 use crate::sdk;
 use crate::state::ServerFile;
+use crate::state_folder;
 
 /// How long each part may take to end.
 const PART_LIMIT: Duration = Duration::from_secs(5);
@@ -38,6 +39,7 @@ const PORTS_TRIED: u16 = 100;
 /// Serves until it is told to end.
 pub(crate) fn command(args: &cli::Dev, begun: Instant) -> ExitCode {
     process::share_one_heap();
+    state_folder::bear_size_limits();
     let system = actix::System::new();
     match system.block_on(serve(args, begun)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -76,7 +78,9 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
 
     let parts = Parts::start(&project, &state_dir)?;
     let token = Secret::new(fresh_token());
-    let edge = parts.serve_edge(&project, listener, token.clone())?;
+    let style = Style::of(args.json);
+    let trouble = state_folder::watch_over(state_dir.clone(), move |news| Console::new(style).warn(news));
+    let edge = parts.serve_edge(&project, listener, token.clone(), trouble)?;
     let file = ServerFile {
         url: url.clone(),
         token: token.expose().to_owned(),
@@ -85,7 +89,6 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
     };
     file.write(&project.root).map_err(|error| format!("{}: {error}", state_dir.display()))?;
 
-    let style = Style::of(args.json);
     let console = Console::new(style);
     console.greet(&Greeting {
         url: &url,
@@ -172,6 +175,7 @@ impl Parts {
         project: &Project,
         listener: TcpListener,
         token: Secret,
+        trouble: watch::Receiver<Option<String>>,
     ) -> Result<sse_gateway::Handle, String> {
         let wanted = &project.settings.gateway;
         let settings = sse_gateway::Settings {
@@ -192,6 +196,7 @@ impl Parts {
             events: self.registry.events.clone(),
             outstanding: self.broker.outstanding.peer(),
             control_plane: self.control_plane.clone(),
+            trouble,
         };
         let gateway = sse_gateway::Gateway::new(settings, peers).map_err(|error| error.to_string())?;
         gateway.serve(listener).map_err(|error| error.to_string())
@@ -287,6 +292,7 @@ fn registry_settings(
         kill_grace: Duration::from_millis(run.kill_grace_ms),
         alone: (run.alone_ms > 0).then(|| Duration::from_millis(run.alone_ms)),
         pty: run.pty,
+        log_cap: run.log_cap(),
         policy: train_registry::Policy { hot_only: run.hot_only },
     })
 }

@@ -11,6 +11,7 @@ mod hold;
 mod project;
 mod sdk;
 mod state;
+mod state_folder;
 
 use std::process::ExitCode;
 

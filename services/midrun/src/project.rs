@@ -8,6 +8,7 @@ use settings::Settings;
 use wire::{EntryPath, Profile};
 
 use crate::state::state_dir;
+use crate::state_folder;
 
 /// A project's folder and settings.
 pub(crate) struct Project {
@@ -50,7 +51,7 @@ impl Project {
         state_dir(&self.root)
     }
 
-    /// Makes the state folder, out of version control's sight.
+    /// Makes the state folder, out of version control's sight. Says what to do when it cannot be written.
     pub(crate) fn make_state_dir(&self) -> Result<PathBuf, String> {
         let dir = self.state_dir();
         let made = || -> io::Result<()> {
@@ -59,9 +60,9 @@ impl Project {
             if !ignore.exists() {
                 std::fs::write(ignore, "*\n")?;
             }
-            Ok(())
+            state_folder::try_to_write(&dir)
         };
-        made().map_err(|error| format!("{} cannot be written: {error}", dir.display()))?;
+        made().map_err(|error| state_folder::unwritable(&dir, &error))?;
         Ok(dir)
     }
 }

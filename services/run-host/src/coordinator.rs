@@ -36,7 +36,8 @@ pub(crate) fn host(dir: &Path) -> Result<(), HostError> {
     // It fails only when the host leads its starter's process group already; then it shares a session, no more.
     let _ = nix::unistd::setsid();
     let path = folder.log();
-    let mut log = Writer::create(&path).map_err(HostError::file(&path))?;
+    let log = Writer::create(&path).map_err(HostError::file(&path))?;
+    let mut log = log.with_cap(spec.log_cap.unwrap_or(runlog::DEFAULT_CAP));
     let prepare = || {
         process::become_subreaper()?;
         let signals = take_signals().map_err(io::Error::from)?;
@@ -83,6 +84,8 @@ pub(crate) struct Coordinator {
     pub(crate) stop: Option<StopMode>,
     /// Since when no server has been there, and what follows from that.
     pub(crate) alone: Alone,
+    /// The host itself was told to end.
+    pub(crate) told_to_end: bool,
     /// Somebody has listened at some time.
     pub(crate) had_listener: bool,
     signals: SignalFd,
@@ -128,6 +131,7 @@ impl Coordinator {
             ready: None,
             stop: None,
             alone: Alone::since(Instant::now()),
+            told_to_end: false,
             had_listener: false,
             signals,
             listener,
@@ -154,9 +158,20 @@ impl Coordinator {
     /// Writes the log and tells those who listen.
     pub(crate) fn flush(&mut self) {
         self.log.flush();
-        let written = self.log.written();
-        self.clients.iter_mut().for_each(|client| client.serve(written));
+        self.serve_clients();
         self.clients.retain(|client| !client.is_gone());
+    }
+
+    /// Tells those who listen how far the log goes, and of what happened while it cannot be written.
+    pub(crate) fn serve_clients(&mut self) {
+        let Self { log, clients, .. } = self;
+        let written = log.written();
+        for client in clients {
+            client.serve(written);
+            if log.retry_at().is_some() {
+                client.serve_unwritten(written, log.unwritten_life());
+            }
+        }
     }
 
     /// Waits until something is there or due.

@@ -36,8 +36,12 @@ const LEAVE: Duration = Duration::from_millis(100);
 /// How long the host stays for those who have not taken the end yet, or have not come yet.
 const SERVE: Duration = Duration::from_secs(2);
 
-/// How long the host tries to write the end into a log that refuses.
-const WRITE_END: Duration = Duration::from_secs(10);
+/// How long the host stays to write the end into a log that refuses: a full disk is often noticed the next morning, and
+/// a waiting host costs next to nothing.
+const WRITE_END: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The same for a host that was told to end.
+const HURRIED_WRITE_END: Duration = Duration::from_secs(10);
 
 /// Where a run stands.
 #[derive(Debug)]
@@ -170,7 +174,7 @@ impl Coordinator {
             Phase::Running => None,
             Phase::Draining { until, .. } => Some(until),
             Phase::Leaving { look_at, .. } | Phase::Killing { look_at, .. } => Some(look_at),
-            Phase::Serving { since, .. } if !self.end_is_written() => Some(since + WRITE_END),
+            Phase::Serving { since, .. } if !self.end_is_written() => Some(since + self.write_end()),
             Phase::Serving { until, .. } => Some(until),
         }
     }
@@ -227,17 +231,21 @@ impl Coordinator {
 
     /// Whether the host may go: the end is written, and those who listen have it.
     pub(crate) fn is_done(&mut self, now: Instant) -> bool {
-        let is_written = self.end_is_written();
+        let (is_written, write_end) = (self.end_is_written(), self.write_end());
         let Phase::Serving { since, until } = &mut self.phase else { return false };
         if !is_written {
             // Those who listen have their time from when there is something to be told.
             *until = now + SERVE;
-            return now >= *since + WRITE_END;
+            return now >= *since + write_end;
         }
         let written = self.log.written();
         let mut listeners = self.clients.iter().filter(|client| client.is_subscribed());
         // If nobody has listened yet, the one who started the host may be about to.
         now >= *until || (self.had_listener && listeners.all(|client| client.has_all(written)))
+    }
+
+    const fn write_end(&self) -> Duration {
+        if self.told_to_end { HURRIED_WRITE_END } else { WRITE_END }
     }
 
     /// Whether the last record stands in the log.

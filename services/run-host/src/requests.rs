@@ -68,6 +68,7 @@ impl Coordinator {
 
     /// Asks for the same as the registry would, because the host itself is told to end.
     pub(crate) fn end_at_once(&mut self) {
+        self.told_to_end = true;
         if let Phase::Serving { .. } = self.phase {
             self.phase.hurry();
         } else if let Err(text) = self.kill("the run-host was told to end".to_owned()) {
@@ -108,11 +109,13 @@ impl Coordinator {
 
     /// Sends the runner, and nobody else, a signal, when those who listen know of it.
     fn signal(&mut self, signal: i32, why: String, content_hash: Option<ContentHash>) -> Result<(), String> {
-        let Some(runner) = &self.runner else { return Err(ENDED.to_owned()) };
+        if self.runner.is_none() {
+            return Err(ENDED.to_owned());
+        }
         self.log.append(Step::Signal { signal, why, content_hash });
         self.log.flush();
-        let written = self.log.written();
-        self.clients.iter_mut().for_each(|client| client.serve(written));
+        self.serve_clients();
+        let Some(runner) = &self.runner else { return Err(ENDED.to_owned()) };
         runner.child.pidfd().send(signal).map_err(|error| {
             let text = format!("signal {signal} could not be sent: {error}");
             self.log.append(Step::Note { text: text.clone() });

@@ -43,6 +43,8 @@ pub struct Peers {
     pub events: Feed<DevEvent>,
     /// Where jobs live and as whom the server acts; nothing while that is not known, or when there is none.
     pub control_plane: watch::Receiver<Option<ControlPlane>>,
+    /// Why the server can do only part of its work, and what to do; nothing while all is well.
+    pub trouble: watch::Receiver<Option<String>>,
 }
 
 pub(crate) struct Edge {

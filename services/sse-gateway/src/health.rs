@@ -20,10 +20,14 @@ pub(crate) async fn alive() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "ok": true }))
 }
 
-/// `GET /readyz`: the server takes new work, since it is not stopping and the registry answers.
+/// `GET /readyz`: the server takes new work, since it is not stopping, nothing is in its way, and the registry answers.
 pub(crate) async fn ready(edge: Data<Edge>) -> Result<HttpResponse, Failure> {
     if edge.lifecycle.is_closing() {
         return Err(Failure::stopping());
+    }
+    let trouble = edge.peers.trouble.borrow().clone();
+    if let Some(why) = trouble {
+        return Err(Failure::unavailable(why));
     }
     let newest = edge.peers.newest.ask_within(Newest {}, TraceContext::default(), READY_BUDGET).await;
     let newest = newest.map_err(|error| Failure::unavailable(error.to_string()))?;

@@ -407,7 +407,9 @@ impl Fleet {
                 true => vec![Effect::Publish(DevEvent::Run(run.frame()))],
                 false => Vec::new(),
             },
-            Step::Output { .. } | Step::Signal { .. } | Step::Note { .. } => Vec::new(),
+            Step::Output { .. } | Step::Dropped { .. } | Step::Signal { .. } | Step::Note { .. } => {
+                Vec::new()
+            }
         }
     }
 

@@ -201,6 +201,7 @@ fn spec(
         alone_ms: settings.alone.map(millis_of),
         early_stop_ms: millis_of(settings.early_stop_timeout + EARLY_STOP_MARGIN),
         pty: settings.pty,
+        log_cap: Some(settings.log_cap),
     })
 }
 

@@ -5,6 +5,7 @@
 mod alone;
 mod ending;
 mod footprint;
+mod log;
 mod output;
 mod requests;
 mod stage;

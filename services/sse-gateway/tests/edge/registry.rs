@@ -109,7 +109,11 @@ impl Registry {
         self.newest_inbox.point_at(desk.recipient());
     }
 
-    pub(crate) fn peers(&self, control_plane: watch::Receiver<Option<ControlPlane>>) -> Peers {
+    pub(crate) fn peers(
+        &self,
+        control_plane: watch::Receiver<Option<ControlPlane>>,
+        trouble: watch::Receiver<Option<String>>,
+    ) -> Peers {
         Peers {
             start: self.start.peer(),
             stop: self.stop.peer(),
@@ -120,6 +124,7 @@ impl Registry {
             outstanding: Peer::fake(|_| Ok(vec![outstanding_cancel()])),
             events: self.events.feed(),
             control_plane,
+            trouble,
         }
     }
 
