@@ -25,6 +25,7 @@ mod ending;
 mod lines;
 mod listener;
 mod output;
+mod passage;
 mod requests;
 mod runner;
 mod spec;

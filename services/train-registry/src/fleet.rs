@@ -22,7 +22,7 @@ use wire::{
 };
 
 use crate::dispatch::{Policy, Verdict, decide};
-use crate::run_state::{Code, End, Moment, Phase, Plan, RunState, StopCause};
+use crate::run_state::{Code, End, Moment, Phase, Plan, RunState, StopCause, is_settled_by};
 use crate::store::Saved;
 
 /// Something to be done.
@@ -131,23 +131,70 @@ impl Fleet {
         self.runs.get(run).map(RunState::saved)
     }
 
-    /// Takes up a run of an earlier server, as the table and its log tell of it. Says what was to be done to it and
-    /// may not have been: a host does nothing twice.
+    /// Takes up a run of an earlier server, as the table and its log tell of it. Says what its end calls for and may
+    /// not have been done.
     pub(crate) fn restore(&mut self, saved: Saved, log: &[Record], now: Moment) -> Vec<Effect> {
         let run = RunState::restore(saved, log);
-        let (id, phase, armed) = (run.id.clone(), run.phase.clone(), log.iter().any(is_ready));
+        let id = run.id.clone();
         self.runs.insert(id.clone(), run);
-        if let Some(Record { step: end @ Step::Exit { .. }, .. }) = log.last() {
-            return self.happened(&id, end, now);
-        }
-        let trace = TraceContext::default;
-        match phase {
-            Phase::Starting { stop: Some(_) } if armed => self.armed(&id, now),
-            Phase::EarlyStopping(StopCause::Rebuild { why: reason } | StopCause::Asked { reason }) => {
-                vec![Effect::EarlyStop { run: id, why: reason, trace: trace() }]
-            }
-            Phase::Stopping { reason } => vec![Effect::Kill { run: id, why: reason }],
+        let mut effects = match log.last() {
+            Some(Record { step: end @ Step::Exit { .. }, .. }) => self.happened(&id, end, now),
             _ => Vec::new(),
+        };
+        if let Some(run) = self.runs.get_mut(&id).filter(|run| !run.is_live()) {
+            effects.extend(owed_cancel(run));
+        }
+        effects
+    }
+
+    /// The host of a live run of an earlier server is followed again. Says what was to be done to the run and may not
+    /// have been: a host does nothing twice.
+    pub(crate) fn taken_up(&mut self, id: &RunId, now: Moment) -> Vec<Effect> {
+        let Some(run) = self.runs.get_mut(id) else { return Vec::new() };
+        let id = id.clone();
+        match run.phase.clone() {
+            Phase::Starting { stop: Some(_) } if run.is_armed() => self.armed(&id, now),
+            Phase::EarlyStopping(StopCause::Rebuild { why: reason } | StopCause::Asked { reason }) => {
+                vec![Effect::EarlyStop { run: id, why: reason, trace: TraceContext::default() }]
+            }
+            Phase::Stopping { reason } => {
+                let mut effects = Vec::from_iter(owed_cancel(run));
+                effects.push(Effect::Kill { run: id, why: reason });
+                effects
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// An earlier server ended before it started the run's host, and none will be started. If the run was to take
+    /// another's place, that restart is due again.
+    pub(crate) fn never_started(&mut self, id: &RunId, now: Moment) -> Vec<Effect> {
+        let is_wanted = matches!(
+            self.runs.get(id).map(|run| &run.phase),
+            Some(Phase::Starting { stop: None })
+        );
+        let reason = "the server ended before it started the run's host".to_owned();
+        let mut effects = self.not_started(id, reason, now);
+        let replaced = self.runs.get(id).and_then(|run| run.replaces.clone()).filter(|_| is_wanted);
+        if let Some(old) = replaced.and_then(|old| self.runs.get_mut(&old))
+            && old.replaced_by.as_ref() == Some(id)
+            && let Phase::Ended(end) = &old.phase
+        {
+            let why = end.reason.clone().unwrap_or_default();
+            let end = End { reason: None, ..end.clone() };
+            old.phase = Phase::Restarting { why, waits_for: "the next good build".into(), end };
+            old.replaced_by = None;
+            effects.push(Effect::Publish(DevEvent::Run(old.frame())));
+            let old = old.id.clone();
+            effects.extend(self.succeed(&old, now));
+        }
+        effects
+    }
+
+    /// The cancel of the run's job stands in the outbox.
+    pub(crate) fn cancel_committed(&mut self, id: &RunId) {
+        if let Some(run) = self.runs.get_mut(id) {
+            run.settled = true;
         }
     }
 
@@ -391,8 +438,8 @@ impl Fleet {
                 effects
             }
             Step::EarlyStop { phase } => early_stop_moved(run, *phase),
-            Step::Finished { .. } => {
-                run.settled = true;
+            Step::Finished { status } => {
+                run.settled |= is_settled_by(status);
                 Vec::new()
             }
             Step::Exit { code, signal } => self.exited(id, *code, *signal, now),
@@ -489,10 +536,7 @@ impl Fleet {
         let mut effects = Vec::new();
         let mut done_with = None;
         if let Some(run) = self.runs.get_mut(id) {
-            if !run.settled {
-                run.settled = true;
-                effects.push(Effect::Cancel { run: run.id.clone(), job: run.job.clone() });
-            }
+            effects.extend(owed_cancel(run));
             if let Phase::Ended(_) = run.phase {
                 effects.push(Effect::Publish(DevEvent::Run(run.frame())));
                 done_with = Some(run.entry.clone());
@@ -573,10 +617,7 @@ impl Fleet {
             }
             (_, StopMode::Now) => {
                 run.phase = Phase::Stopping { reason: reason.to_owned() };
-                if !run.settled {
-                    run.settled = true;
-                    effects.push(Effect::Cancel { run: id.clone(), job: run.job.clone() });
-                }
+                effects.extend(owed_cancel(run));
                 effects.push(Effect::Kill { run: id.clone(), why: reason.to_owned() });
             }
         }
@@ -610,8 +651,14 @@ impl Fleet {
     }
 }
 
-fn is_ready(record: &Record) -> bool {
-    matches!(record.step, Step::Ready { .. })
+/// The cancel that a run's job still needs, if nobody is at it. The run counts as settled only once the cancel is in
+/// the outbox: a server that dies before leaves it to the next.
+fn owed_cancel(run: &mut RunState) -> Option<Effect> {
+    if run.settled || run.cancelling {
+        return None;
+    }
+    run.cancelling = true;
+    Some(Effect::Cancel { run: run.id.clone(), job: run.job.clone() })
 }
 
 /// Carries a verdict into the run's state and says which signal it takes.

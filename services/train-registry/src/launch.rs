@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use failpoint::Point;
 use process::{Launch, Spawner};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
@@ -37,14 +38,19 @@ pub(crate) async fn launch(
         .await
         .map_err(|panic| panic.to_string())?
         .map_err(|error| format!("{} cannot be written: {error}", dir.display()))?;
+    failpoint::reach(Point::FolderWritten);
     let (program, args) = settings.host_command.split_first().ok_or("no program to start as a run-host")?;
     let command =
         Launch::new(program).args(args).arg("--dir").arg(&dir).detached().huge_pages(false).stderr(host_log);
     let mut host = Spawner::get().spawn(command).await.map_err(|error| format!("no run-host: {error}"))?;
+    failpoint::reach(Point::HostSpawned);
     let until = Instant::now() + LISTEN_LIMIT;
     loop {
         match UnixStream::connect(&socket).await {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => {
+                failpoint::reach(Point::HostConnected);
+                return Ok(stream);
+            }
             Err(_) if Instant::now() < until && matches!(host.try_wait(), Ok(None)) => {
                 tokio::time::sleep(LISTEN_PAUSE).await;
             }
@@ -53,27 +59,65 @@ pub(crate) async fn launch(
     }
 }
 
+/// What became of the host of a run that an earlier server started.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// It listens.
+    Host(UnixStream),
+    /// It is gone.
+    Gone,
+    /// There never was one, and there never will be.
+    NeverStarted,
+}
+
 /// Connects to the host of a run that an earlier server started.
-pub(crate) async fn reconnect(settings: &Settings, run: &RunId) -> Result<UnixStream, String> {
+///
+/// # Errors
+/// When the run's folder cannot be used, so that nothing is known.
+pub(crate) async fn reconnect(settings: &Settings, run: &RunId) -> std::io::Result<Found> {
     let socket = socket_of(settings, run);
-    let identity = settings.runs_dir.join(run.as_str()).join("host.json");
+    let dir = settings.runs_dir.join(run.as_str());
     let until = Instant::now() + LISTEN_LIMIT;
     loop {
-        match UnixStream::connect(&socket).await {
-            Ok(stream) => return Ok(stream),
+        if let Ok(stream) = UnixStream::connect(&socket).await {
+            failpoint::reach(Point::Reconnected);
+            return Ok(Found::Host(stream));
+        }
+        match claimant(&dir)? {
             // A host that lives but does not listen is about to, or has just ended its run.
-            Err(_) if Instant::now() < until && is_alive(&identity) => {
+            Claimant::Host(host) if host.is_alive() && Instant::now() < until => {
                 tokio::time::sleep(LISTEN_PAUSE).await;
             }
-            Err(_) => return Err("its run-host ended while no server was there to see it".into()),
+            Claimant::Host(_) => return Ok(Found::Gone),
+            Claimant::Server => return Ok(Found::NeverStarted),
         }
     }
 }
 
-fn is_alive(identity: &Path) -> bool {
-    let read = std::fs::read(identity).ok();
-    read.and_then(|text| serde_json::from_slice::<process::Identity>(&text).ok())
-        .is_some_and(|identity| identity.is_alive())
+/// Who has a run, if no host listens for it.
+enum Claimant {
+    Host(process::Identity),
+    /// This server or one before it, which found that there was no host.
+    Server,
+}
+
+/// What stands in the claim of a run that no host will ever have.
+const NEVER_STARTED: &[u8] = b"{\"neverStarted\":true}";
+
+/// Finds out who has the run in `dir`, and takes it where nobody has: a host that is spawned but has not come so far
+/// must not start a runner any more, since nobody would know of it.
+fn claimant(dir: &Path) -> std::io::Result<Claimant> {
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    match runlog::claim(dir, NEVER_STARTED) {
+        Ok(()) => return Ok(Claimant::Server),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+        Err(_) => {}
+    }
+    let who = runlog::claimed_by(dir)?.unwrap_or_default();
+    Ok(serde_json::from_slice(&who).map_or(Claimant::Server, Claimant::Host))
 }
 
 /// As whom an earlier server started `run`.

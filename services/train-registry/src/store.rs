@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use failpoint::Point;
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 use sqlx::sqlite::{
@@ -40,7 +41,7 @@ pub(crate) struct Saved {
     pub(crate) replaces: Option<RunId>,
     pub(crate) replaced_by: Option<RunId>,
     pub(crate) phase: Phase,
-    /// Its job is known to be terminal, or a cancel is committed.
+    /// Its job is known to be terminal, or a cancel stands in the outbox.
     pub(crate) settled: bool,
 }
 
@@ -172,6 +173,7 @@ async fn commit(pool: &SqlitePool, saves: &[Box<Saved>]) -> sqlx::Result<()> {
     if saves.is_empty() {
         return Ok(());
     }
+    failpoint::reach(Point::TableWriting);
     let mut transaction = pool.begin().await?;
     for saved in saves {
         let state = serde_json::to_string(saved).expect("a saved run is always JSON");
@@ -181,5 +183,7 @@ async fn commit(pool: &SqlitePool, saves: &[Box<Saved>]) -> sqlx::Result<()> {
             .execute(&mut *transaction)
             .await?;
     }
-    transaction.commit().await
+    transaction.commit().await?;
+    failpoint::reach(Point::TableWritten);
+    Ok(())
 }

@@ -5,11 +5,13 @@
 //! the writer is at it or has died over it. Records may be of any length, so a reader finds a record by bisecting
 //! byte offsets; a page says where the next one starts, which saves that.
 
+mod claim;
 mod follow;
 mod line;
 mod page;
 mod writer;
 
+pub use claim::{claim, claimed_by};
 pub use follow::Follower;
 pub use line::{is_output, seq_of};
 pub use page::read_page;
