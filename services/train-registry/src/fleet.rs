@@ -169,10 +169,8 @@ impl Fleet {
     /// An earlier server ended before it started the run's host, and none will be started. If the run was to take
     /// another's place, that restart is due again.
     pub(crate) fn never_started(&mut self, id: &RunId, now: Moment) -> Vec<Effect> {
-        let is_wanted = matches!(
-            self.runs.get(id).map(|run| &run.phase),
-            Some(Phase::Starting { stop: None })
-        );
+        let is_wanted =
+            matches!(self.runs.get(id).map(|run| &run.phase), Some(Phase::Starting { stop: None }));
         let reason = "the server ended before it started the run's host".to_owned();
         let mut effects = self.not_started(id, reason, now);
         let replaced = self.runs.get(id).and_then(|run| run.replaces.clone()).filter(|_| is_wanted);

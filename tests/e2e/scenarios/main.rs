@@ -8,6 +8,7 @@ mod command_line;
 mod edge;
 mod faults;
 mod frames;
+mod kill;
 mod many_files;
 mod output;
 mod records;
