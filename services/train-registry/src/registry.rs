@@ -552,9 +552,14 @@ impl Core {
         }
     }
 
-    fn stop_run(self: &Rc<Self>, ask: &StopRun) -> Result<Run, RunRefusal> {
+    /// Answers when the stop is on record: a server that comes after this one must know what was promised. A disk that
+    /// does not answer in time holds up nobody who wants a run stopped.
+    async fn stop_run(self: Rc<Self>, ask: StopRun) -> Result<Run, RunRefusal> {
         let effects = self.fleet.borrow_mut().stop(&ask.run, ask.mode, &ask.reason, now())?;
         self.carry_out(effects);
+        if !matches!(tokio::time::timeout(CANCEL_FIRST, self.flushed()).await, Ok(Ok(()))) {
+            tracing::warn!(run = %ask.run, "the stop is under way and not on record");
+        }
         self.fleet.borrow().view(&ask.run).ok_or_else(|| RunRefusal::NotFound { run: ask.run.clone() })
     }
 
@@ -613,10 +618,14 @@ impl Handler<Envelope<StartRun>> for Registry {
 }
 
 impl Handler<Envelope<StopRun>> for Registry {
-    type Result = Result<Run, RunRefusal>;
+    type Result = ResponseFuture<Result<Run, RunRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<StopRun>, _: &mut Context<Self>) -> Self::Result {
-        self.core.stop_run(envelope.message())
+        let core = Rc::clone(&self.core);
+        Box::pin(async move {
+            let (ask, _held) = envelope.open();
+            core.stop_run(ask).await
+        })
     }
 }
 

@@ -30,16 +30,17 @@ pub(super) enum Expected {
 
 impl Expected {
     /// Where only the server died, and the control plane did not forget the job, nothing may be lost.
-    pub(super) fn of(injection: Injection, run: Option<String>, pid: Option<u64>) -> Self {
+    /// `promised`: who asked for what brought the run to the place was told yes.
+    pub(super) fn of(injection: Injection, run: Option<String>, pid: Option<u64>, promised: bool) -> Self {
         let Some(run) = run else { return Self::Anything };
         if injection.victims != Victims::Server || injection.outage == Outage::Forgets {
             return Self::Anything;
         }
         match (act(injection.point), pid) {
             (Act::Swap | Act::TakeUp, Some(pid)) => Self::GoesOn { run, pid },
-            (Act::Start, _) if has_host(injection) => Self::IsStarted { run },
+            (Act::Start, _) if promised || has_host(injection) => Self::IsStarted { run },
             (Act::Restart, Some(_)) => Self::IsReplaced { run },
-            (Act::StopNow, _) => Self::IsStopped { run },
+            (Act::StopNow, _) if promised => Self::IsStopped { run },
             (Act::LoseHost, _) => Self::IsLost { run },
             _ => Self::Anything,
         }
@@ -86,8 +87,8 @@ impl Lane {
     /// See [`Lane::inject`].
     pub(super) async fn check(&mut self, expected: &Expected) -> Result<(), String> {
         self.everything_is_at_rest().await?;
-        self.no_stranger_is_left().await?;
         self.no_job_is_orphaned().await?;
+        self.no_stranger_is_left().await?;
         let runs = self.runs().await;
         expected.check(&runs)?;
         restarted_once(&runs)?;
@@ -132,6 +133,7 @@ impl Lane {
         none.await.map_err(|why| format!("{why}: {left:?}; live: {live:?}"))
     }
 
+    /// The jobs that are not terminal are those of the live runs; a run whose job has ended ends too.
     async fn no_job_is_orphaned(&self) -> Result<(), String> {
         let end = Instant::now() + LIMIT;
         loop {
@@ -139,12 +141,11 @@ impl Lane {
             let live = self.live().await;
             let owned: HashSet<String> =
                 live.iter().map(|run| run["jobId"].as_str().unwrap_or_default().to_owned()).collect();
-            let orphans: Vec<_> = open.difference(&owned).collect();
-            if orphans.is_empty() {
+            if open == owned {
                 return Ok(());
             }
             if Instant::now() >= end {
-                return Err(format!("jobs that belong to no live run: {orphans:?}; live: {live:#?}"));
+                return Err(format!("open jobs: {open:?}; jobs of live runs: {owned:?}; live: {live:#?}"));
             }
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use failpoint::{Armed, FOLDER};
@@ -69,6 +71,27 @@ struct Subject {
     pid: Option<u64>,
 }
 
+/// Something that was asked of a server which may die over it.
+#[derive(Debug)]
+struct Asking {
+    task: JoinHandle<()>,
+    /// The answer's status came.
+    answered: Arc<AtomicBool>,
+}
+
+impl Asking {
+    /// Nothing is asked.
+    fn nobody() -> Self {
+        Self { task: tokio::spawn(async {}), answered: Arc::default() }
+    }
+
+    /// Ends it; whether it was answered with yes.
+    fn end(self) -> bool {
+        self.task.abort();
+        self.answered.load(Ordering::SeqCst)
+    }
+}
+
 impl Lane {
     /// A project on `lender`'s control plane, and its server.
     ///
@@ -120,14 +143,14 @@ impl Lane {
         self.break_control_plane(injection.outage);
         let subject = self.struck(injection, subject, stopped);
         self.strike(injection, &subject, stopped).await;
-        asking.abort();
+        let promised = asking.end();
         drop(armed);
         let server_back = self.recover(&subject).await?;
         if injection.outage == Outage::Forgets {
             self.forget_jobs().await;
         }
         self.proxy.heal();
-        let expected = Expected::of(injection, subject.run, subject.pid);
+        let expected = Expected::of(injection, subject.run, subject.pid, promised);
         self.check(&expected).await?;
         Ok(Outcome { took: began.elapsed(), server_back })
     }
@@ -247,7 +270,7 @@ impl Lane {
     }
 
     /// Does what brings a run to the place. Who asks may never get an answer.
-    fn stimulate(&mut self, injection: Injection, subject: &Subject) -> JoinHandle<()> {
+    fn stimulate(&mut self, injection: Injection, subject: &Subject) -> Asking {
         let run = subject.run.clone().unwrap_or_default();
         self.edit += 1;
         match act(injection.point) {
@@ -268,18 +291,22 @@ impl Lane {
                 self.server = Some(Server { process, client });
             }
         }
-        tokio::spawn(async {})
+        Asking::nobody()
     }
 
-    fn post(&self, target: String, body: Value) -> JoinHandle<()> {
+    fn post(&self, target: String, body: Value) -> Asking {
         let client = self.client().clone();
-        tokio::spawn(async move {
+        let answered = Arc::<AtomicBool>::default();
+        let yes = Arc::clone(&answered);
+        let task = tokio::spawn(async move {
             let answer = client.ask("POST", target).json(&body).try_open().await;
-            // The answer, if there is one, is held until nobody waits for it any more.
-            if let Ok(_answer) = answer {
+            if let Ok(answer) = answer {
+                yes.store((200..300).contains(&answer.status), Ordering::SeqCst);
+                // The answer is held until nobody waits for it any more.
                 std::future::pending::<()>().await;
             }
-        })
+        });
+        Asking { task, answered }
     }
 
     /// The process that stopped at the place.
