@@ -726,3 +726,7 @@ fn error_frame(failure: &Failure, changed: Vec<String>) -> DevEvent {
 #[cfg(test)]
 #[path = "fleet_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "fleet_take_up_tests.rs"]
+mod take_up_tests;

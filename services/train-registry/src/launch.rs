@@ -21,6 +21,8 @@ use crate::settings::Settings;
 
 /// How long a host may take until it listens.
 const LISTEN_LIMIT: Duration = Duration::from_secs(10);
+/// How long a host that does not listen has to end what it may have started.
+const END_GRACE: Duration = Duration::from_secs(2);
 /// Between two looks at whether it listens.
 const LISTEN_PAUSE: Duration = Duration::from_millis(1);
 
@@ -54,7 +56,13 @@ pub(crate) async fn launch(
             Err(_) if Instant::now() < until && matches!(host.try_wait(), Ok(None)) => {
                 tokio::time::sleep(LISTEN_PAUSE).await;
             }
-            Err(error) => return Err(host_did_not_listen(&dir, &error).await),
+            Err(error) => {
+                // The run is about to be told as not started: nobody would know of a host that listens later.
+                if let Err(error) = host.end(END_GRACE).await {
+                    tracing::warn!(run = %plan.run, %error, "how its run-host ended is not known");
+                }
+                return Err(host_did_not_listen(&dir, &error).await);
+            }
         }
     }
 }

@@ -3,7 +3,8 @@
 //! The file is a line of JSON a record, counted from 1 without gaps, and only grows. What a reader may rely on: a
 //! line that ends in a newline is whole and will never change. What it must bear: a last line without one, because
 //! the writer is at it or has died over it. Records may be of any length, so a reader finds a record by bisecting
-//! byte offsets; a page says where the next one starts, which saves that.
+//! byte offsets; a page says where the next one starts, which saves that. Who the one writer is, is decided by a
+//! [`claim`] beside the log.
 
 mod claim;
 mod follow;

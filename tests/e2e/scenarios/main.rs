@@ -16,5 +16,6 @@ mod restart;
 mod starting;
 mod stopping;
 mod swap;
+mod take_up;
 mod ticks;
 mod training;
