@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
+use failpoint::Point;
 use peer::{Envelope, Inbox};
 use reqwest::Client;
 use wire::cancel::{Cancel, CancelRefusal, Outstanding, OutstandingCancel};
@@ -123,11 +124,14 @@ impl Core {
         let step = async {
             // Read anew each time: the cancel may have learned its job.
             let Some(entry) = self.outbox.get(run).await? else { return Ok(true) };
+            failpoint::reach(Point::CancelSending);
             match delivery::attempt(&self.client, &entry.cancel).await {
                 Ok(()) => {
+                    failpoint::reach(Point::CancelSettled);
                     let job = entry.cancel.job.as_ref().map(JobId::as_str);
                     tracing::info!(%run, job, attempts = entry.attempts + 1, "cancel settled");
                     self.outbox.settled(run).await?;
+                    failpoint::reach(Point::CancelForgotten);
                     Ok::<_, sqlx::Error>(true)
                 }
                 Err(why) => {
@@ -155,7 +159,9 @@ impl Handler<Envelope<Cancel>> for Broker {
         let core = Rc::clone(&self.core);
         Box::pin(async move {
             let cancel = envelope.message();
+            failpoint::reach(Point::CancelCommitting);
             core.outbox.commit(cancel).await.map_err(|error| unwritable(&error))?;
+            failpoint::reach(Point::CancelCommitted);
             core.deliver(cancel.run.clone());
             Ok(())
         })

@@ -18,6 +18,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use failpoint::Point;
 use process::{Killed, Killing, Progress, Tree, signal};
 use runlog::Writer;
 use wire::log::Step;
@@ -121,6 +122,7 @@ impl Coordinator {
                 if !runner.child.pidfd().has_ended() {
                     return None;
                 }
+                failpoint::reach(Point::RunnerEnded);
                 let exit = match runner.child.try_wait() {
                     Ok(status) => status.map(Exit::of)?,
                     Err(error) => {
@@ -201,7 +203,7 @@ impl Coordinator {
 
     /// Nobody is left: reads what the last ones wrote, says what was done to them, and writes the last record.
     fn finish(&mut self, exit: Exit, cut: bool, killed: &[Killed], survivors: &[Killed]) {
-        let Self { runner: Some(runner), log, .. } = self else { return };
+        let Self { runner: Some(runner), log, passage, .. } = self else { return };
         let mut buffer = vec![0; CHUNK];
         let mut said = Vec::new();
         runner.control.read_all(&mut buffer, &mut |step| said.push(step));
@@ -226,7 +228,9 @@ impl Coordinator {
             let text = format!("could not be ended: {}", listed(survivors));
             log.append(Step::Note { text });
         }
+        failpoint::reach(Point::EndReached);
         exit.write(log);
+        passage.appended(Point::EndRecorded);
     }
 
     /// Whether the host may go: the end is written, and those who listen have it.

@@ -1,6 +1,7 @@
 //! What the registry asks for. The default action of SIGUSR2 is death and a second SIGTERM ends a runner at once, so
 //! a signal is sent only to a runner that is armed, and SIGTERM only once.
 
+use failpoint::Point;
 use process::signal::{SIGKILL, SIGTERM};
 use wire::host::{HostRequest, HostSays, HostTells};
 use wire::id::ContentHash;
@@ -20,14 +21,19 @@ impl Coordinator {
                 return;
             }
             HostRequest::Swap { id, content_hash, path, config_hash, traceparent, why } => {
+                failpoint::reach(Point::SwapTaken);
                 let meant = content_hash.clone();
                 let artifact = HostTells::Artifact { content_hash, path, config_hash, traceparent };
                 (id, self.swap(&artifact, meant, why))
             }
             HostRequest::Stop { id, mode: StopMode::Checkpoint, why, .. } => {
+                failpoint::reach(Point::StopTaken);
                 (id, self.stop_at_checkpoint(why))
             }
-            HostRequest::Stop { id, mode: StopMode::Now, why, .. } => (id, self.stop_now(why)),
+            HostRequest::Stop { id, mode: StopMode::Now, why, .. } => {
+                failpoint::reach(Point::KillTaken);
+                (id, self.stop_now(why))
+            }
         };
         let answer = match outcome {
             Ok(()) => HostSays::Done { id },
@@ -37,6 +43,10 @@ impl Coordinator {
     }
 
     fn swap(&mut self, artifact: &HostTells, meant: ContentHash, why: String) -> Result<(), String> {
+        if self.named.as_ref() == Some(&meant) {
+            // A server that died may have asked already, and its successor cannot know.
+            return Ok(());
+        }
         let signal = self.spec.hot_swap_signal;
         self.may_signal(signal)?;
         if self.ready == Some(false) {
@@ -48,7 +58,10 @@ impl Coordinator {
         {
             runner.control.tell(artifact)?;
         }
-        self.signal(signal, why, Some(meant))
+        failpoint::reach(Point::SwapNamed);
+        self.signal(signal, why, Some(meant.clone()))?;
+        self.named = Some(meant);
+        Ok(())
     }
 
     pub(crate) fn stop_at_checkpoint(&mut self, why: String) -> Result<(), String> {
@@ -114,13 +127,16 @@ impl Coordinator {
         }
         self.log.append(Step::Signal { signal, why, content_hash });
         self.log.flush();
+        failpoint::reach(Point::SignalRecorded);
         self.serve_clients();
         let Some(runner) = &self.runner else { return Err(ENDED.to_owned()) };
         runner.child.pidfd().send(signal).map_err(|error| {
             let text = format!("signal {signal} could not be sent: {error}");
             self.log.append(Step::Note { text: text.clone() });
             text
-        })
+        })?;
+        failpoint::reach(Point::SignalSent);
+        Ok(())
     }
 }
 

@@ -17,7 +17,9 @@
 //! A run's log is the truth about it: a host writes a record before it tells of it, so a link that broke is made
 //! whole by reading the log on from the last record seen. What the log does not say (what the run was started with,
 //! what was decided about it) is in the durable table [`store`], before anything is done about it. A registry that
-//! starts takes up the runs of the one before from these two.
+//! starts takes up the runs of the one before from these two: it follows the hosts that live, learns how the others
+//! ended, and does what was decided and not done. A run whose host cannot be found is claimed (see `runlog::claim`),
+//! so that a host which was spawned and has not come so far starts nothing that nobody knows of.
 //!
 //! ```text
 //!            +--------- user's stop waits -----------+

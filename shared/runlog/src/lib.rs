@@ -29,7 +29,12 @@
 //! A file may go away, or get another name, under a reader. Readers find records by their numbers alone (a record of
 //! any length, by bisecting byte offsets), check that the next file goes on where the last one ended, and look again
 //! where it does not: nothing that still exists is lost or handed out twice.
+//!
+//! # The one writer
+//!
+//! Who that is, is decided by a [`claim`] beside the log.
 
+mod claim;
 mod cursor;
 mod drop;
 mod files;
@@ -41,6 +46,7 @@ mod rotation;
 mod tail;
 mod writer;
 
+pub use claim::{claim, claimed_by};
 pub use follow::Follower;
 pub use line::{is_output, seq_of};
 pub use page::read_page;
