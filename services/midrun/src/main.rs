@@ -7,6 +7,7 @@ mod console;
 mod control;
 mod credentials;
 mod dev;
+mod port_holder;
 mod project;
 mod sdk;
 mod state;

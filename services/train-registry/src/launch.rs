@@ -131,7 +131,11 @@ fn spec(
         hot_swap_signal: settings.hot_swap_signal,
         drain_ms: millis_of(settings.drain),
         kill_grace_ms: millis_of(settings.kill_grace),
+        alone_ms: None,
+        early_stop_ms: 0,
         pty: settings.pty,
+        executor: false,
+        stdin: None,
     })
 }
 

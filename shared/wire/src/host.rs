@@ -34,9 +34,22 @@ pub struct Spec {
     pub drain_ms: u64,
     /// How long a killed tree has between SIGTERM and SIGKILL, milliseconds.
     pub kill_grace_ms: u64,
+    /// How long the run goes on with no server there before its host stops it at its next checkpoint, milliseconds;
+    /// for ever when absent.
+    #[serde(default)]
+    pub alone_ms: Option<u64>,
+    /// How long an early stop that the host asked for may take before the tree is killed, milliseconds.
+    #[serde(default)]
+    pub early_stop_ms: u64,
     /// Give the runner a terminal instead of pipes.
     #[serde(default)]
     pub pty: bool,
+    /// The process is no runner but somebody's executor: it has no control channel and may be told to stop at any time.
+    #[serde(default)]
+    pub executor: bool,
+    /// A file that the process reads as its standard input, where it has no terminal; nothing to read when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<String>,
 }
 
 /// `host.json`: who the host is, so that a later server can prove it. Times identify a process beyond its pid,

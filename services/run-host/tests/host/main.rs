@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers are as much a test as the test")]
 
 mod ending;
+mod executor;
 mod footprint;
 mod output;
 mod requests;

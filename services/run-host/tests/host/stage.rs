@@ -39,7 +39,11 @@ impl Setting {
             hot_swap_signal: signal::SIGUSR2,
             drain_ms: 20_000,
             kill_grace_ms: 20_000,
+            alone_ms: None,
+            early_stop_ms: 20_000,
             pty: false,
+            executor: false,
+            stdin: None,
         };
         Self { dir, spec }
     }
