@@ -263,6 +263,7 @@ fn registry_settings(
         early_stop_timeout: Duration::from_millis(run.early_stop_timeout_ms),
         drain: Duration::from_millis(run.drain_ms),
         kill_grace: Duration::from_millis(run.kill_grace_ms),
+        alone: (run.alone_ms > 0).then(|| Duration::from_millis(run.alone_ms)),
         pty: run.pty,
         policy: train_registry::Policy { hot_only: run.hot_only },
     })

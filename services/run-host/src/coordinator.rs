@@ -18,6 +18,7 @@ use wire::host::Spec;
 use wire::log::Step;
 use wire::run::StopMode;
 
+use crate::alone::Alone;
 use crate::ending::{Exit, Phase};
 use crate::listener::Listener;
 use crate::output::{CHUNK, Got};
@@ -80,6 +81,8 @@ pub(crate) struct Coordinator {
     pub(crate) ready: Option<bool>,
     /// How the runner was asked to stop.
     pub(crate) stop: Option<StopMode>,
+    /// Since when no server has been there, and what follows from that.
+    pub(crate) alone: Alone,
     /// Somebody has listened at some time.
     pub(crate) had_listener: bool,
     signals: SignalFd,
@@ -124,6 +127,7 @@ impl Coordinator {
             phase,
             ready: None,
             stop: None,
+            alone: Alone::since(Instant::now()),
             had_listener: false,
             signals,
             listener,
@@ -143,6 +147,7 @@ impl Coordinator {
             self.take_input(&events);
             self.advance(Instant::now());
             self.take_requests(&events);
+            self.look_after(Instant::now());
         }
     }
 
@@ -201,7 +206,7 @@ impl Coordinator {
 
     fn timeout(&self, now: Instant) -> PollTimeout {
         let clients = self.clients.iter().filter_map(Client::look_again);
-        let due = clients.chain(self.due()).chain(self.log.retry_at()).min();
+        let due = clients.chain(self.due()).chain(self.alone_due()).chain(self.log.retry_at()).min();
         let Some(due) = due else { return PollTimeout::NONE };
         // Rounded up, so that a wait never ends early and spins.
         let left = due.saturating_duration_since(now).as_micros().div_ceil(1000);

@@ -16,9 +16,13 @@
 //! If the host is killed, the runner dies with it (parent-death signal). Its children then belong to the next
 //! subreaper or to init; they carry `MIDRUN_RUN_ID`, by which the registry and `midrun reap` find and kill them.
 //!
+//! The server may be gone for good. Who is always there is the host: when nobody has listened for long enough, it asks
+//! its runner for an early stop, and kills the tree when that takes too long ([`alone`]).
+//!
 //! A subscriber is a cursor into the log file: nothing is queued for one that is slow, and none is ever dropped
 //! for being slow.
 
+mod alone;
 mod control;
 mod coordinator;
 mod ending;

@@ -51,7 +51,7 @@ impl Coordinator {
         self.signal(signal, why, Some(meant))
     }
 
-    fn stop_at_checkpoint(&mut self, why: String) -> Result<(), String> {
+    pub(crate) fn stop_at_checkpoint(&mut self, why: String) -> Result<(), String> {
         self.may_signal(SIGTERM)?;
         self.signal(SIGTERM, why, None)?;
         self.stop = Some(StopMode::Checkpoint);
@@ -76,7 +76,7 @@ impl Coordinator {
     }
 
     /// Kills the runner if it runs, and what is left of its tree either way.
-    fn kill(&mut self, why: String) -> Result<(), String> {
+    pub(crate) fn kill(&mut self, why: String) -> Result<(), String> {
         if !self.has_ended() && self.stop != Some(StopMode::Now) {
             self.signal(SIGKILL, why, None)?;
         }
@@ -101,7 +101,7 @@ impl Coordinator {
         }
     }
 
-    fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         !matches!(self.phase, Phase::Running)
             || self.runner.as_ref().is_none_or(|runner| runner.child.pidfd().has_ended())
     }

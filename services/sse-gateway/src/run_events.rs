@@ -146,6 +146,7 @@ const fn name(step: &Step) -> &'static str {
         | Step::Signal { .. }
         | Step::EarlyStop { .. }
         | Step::Finished { .. }
+        | Step::Alone { .. }
         | Step::Note { .. } => "status",
     }
 }

@@ -136,9 +136,12 @@ impl Fleet {
     pub(crate) fn restore(&mut self, saved: Saved, log: &[Record], now: Moment) -> Vec<Effect> {
         let run = RunState::restore(saved, log);
         let (id, phase, armed) = (run.id.clone(), run.phase.clone(), log.iter().any(is_ready));
+        let settled = run.settled;
         self.runs.insert(id.clone(), run);
         if let Some(Record { step: end @ Step::Exit { .. }, .. }) = log.last() {
-            return self.happened(&id, end, now);
+            let effects = self.happened(&id, end, now);
+            // An end that is on record already may have left its cancel undone.
+            return if effects.is_empty() { self.cancel(&id).into_iter().collect() } else { effects };
         }
         let trace = TraceContext::default;
         match phase {
@@ -146,7 +149,11 @@ impl Fleet {
             Phase::EarlyStopping(StopCause::Rebuild { why: reason } | StopCause::Asked { reason }) => {
                 vec![Effect::EarlyStop { run: id, why: reason, trace: trace() }]
             }
-            Phase::Stopping { reason } => vec![Effect::Kill { run: id, why: reason }],
+            Phase::Stopping { reason } => {
+                let cancel = self.cancel(&id);
+                cancel.into_iter().chain([Effect::Kill { run: id, why: reason }]).collect()
+            }
+            Phase::Ended(_) | Phase::Restarting { .. } if !settled => self.cancel(&id).into_iter().collect(),
             _ => Vec::new(),
         }
     }
@@ -396,6 +403,10 @@ impl Fleet {
                 Vec::new()
             }
             Step::Exit { code, signal } => self.exited(id, *code, *signal, now),
+            Step::Alone { alone_ms, .. } => match run.left_alone(*alone_ms) {
+                true => vec![Effect::Publish(DevEvent::Run(run.frame()))],
+                false => Vec::new(),
+            },
             Step::Output { .. } | Step::Signal { .. } | Step::Note { .. } => Vec::new(),
         }
     }
@@ -453,6 +464,9 @@ impl Fleet {
                 | Phase::Starting { stop: Some(reason) },
                 _,
             ) => Phase::Ended(end(EndedBy::User, Some(reason.clone()))),
+            (Phase::EarlyStopping(StopCause::Alone { reason }), _) => {
+                Phase::Ended(end(EndedBy::Reaped, Some(reason.clone())))
+            }
             (_, 0) => Phase::Ended(end(EndedBy::Finished, None)),
             (Phase::Starting { .. }, _) => {
                 Phase::Ended(end(EndedBy::Failed, Some(format!("ended before it was armed: {how}"))))
@@ -486,13 +500,9 @@ impl Fleet {
 
     /// What follows every end: the job is settled, the artifacts are let go, everyone is told.
     fn after_end(&mut self, id: &RunId) -> Vec<Effect> {
-        let mut effects = Vec::new();
+        let mut effects: Vec<Effect> = self.cancel(id).into_iter().collect();
         let mut done_with = None;
         if let Some(run) = self.runs.get_mut(id) {
-            if !run.settled {
-                run.settled = true;
-                effects.push(Effect::Cancel { run: run.id.clone(), job: run.job.clone() });
-            }
             if let Phase::Ended(_) = run.phase {
                 effects.push(Effect::Publish(DevEvent::Run(run.frame())));
                 done_with = Some(run.entry.clone());
@@ -503,6 +513,37 @@ impl Fleet {
         }
         effects.extend(self.retain());
         effects
+    }
+
+    /// A cancel of the run's job, if one is due and none is on its way.
+    fn cancel(&mut self, id: &RunId) -> Option<Effect> {
+        let run = self.runs.get_mut(id).filter(|run| !run.settled && !run.cancelling)?;
+        run.cancelling = true;
+        Some(Effect::Cancel { run: run.id.clone(), job: run.job.clone() })
+    }
+
+    /// The cancel of the run's job is on disk, or there is no job that could be cancelled.
+    pub(crate) fn cancel_committed(&mut self, id: &RunId) {
+        if let Some(run) = self.runs.get_mut(id) {
+            run.settled = true;
+            run.cancelling = false;
+        }
+    }
+
+    /// Whether nothing of the run is left to be done: it has ended and its job is settled.
+    pub(crate) fn is_over(&self, id: &RunId) -> bool {
+        self.runs.get(id).is_some_and(|run| run.settled && matches!(run.phase, Phase::Ended(_)))
+    }
+
+    /// An early stop that a rebuild asked for cannot be put on record, so it is not carried out: nobody could
+    /// restart the run. Nothing if the stop has another cause, which needs no record.
+    pub(crate) fn not_stopped(&mut self, id: &RunId) -> Option<Vec<Effect>> {
+        let run = self.runs.get_mut(id)?;
+        if !matches!(run.phase, Phase::EarlyStopping(StopCause::Rebuild { .. })) {
+            return None;
+        }
+        run.phase = Phase::Running;
+        Some(vec![Effect::Publish(DevEvent::Run(run.frame()))])
     }
 
     /// Whether anyone needs `entry`'s builds.
@@ -563,7 +604,10 @@ impl Fleet {
             (Phase::Starting { .. }, StopMode::Checkpoint) => {
                 run.phase = Phase::Starting { stop: Some(reason.to_owned()) };
             }
-            (Phase::EarlyStopping(StopCause::Rebuild { .. }), StopMode::Checkpoint) => {
+            (
+                Phase::EarlyStopping(StopCause::Rebuild { .. } | StopCause::Alone { .. }),
+                StopMode::Checkpoint,
+            ) => {
                 run.phase = Phase::EarlyStopping(asked());
             }
             (Phase::Running, StopMode::Checkpoint) => {
@@ -573,11 +617,11 @@ impl Fleet {
             }
             (_, StopMode::Now) => {
                 run.phase = Phase::Stopping { reason: reason.to_owned() };
-                if !run.settled {
-                    run.settled = true;
-                    effects.push(Effect::Cancel { run: id.clone(), job: run.job.clone() });
-                }
+                let frame = run.frame();
+                effects.extend(self.cancel(id));
                 effects.push(Effect::Kill { run: id.clone(), why: reason.to_owned() });
+                effects.push(Effect::Publish(DevEvent::Run(frame)));
+                return Ok(effects);
             }
         }
         effects.push(Effect::Publish(DevEvent::Run(run.frame())));

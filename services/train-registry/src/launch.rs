@@ -9,10 +9,11 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use process::{Launch, Spawner};
+use process::{Launch, Spawner, Tree};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 use wire::host::Spec;
+use wire::log::Step;
 use wire::{ControlPlane, RunId};
 
 use crate::run_state::Plan;
@@ -20,6 +21,8 @@ use crate::settings::Settings;
 
 /// How long a host may take until it listens.
 const LISTEN_LIMIT: Duration = Duration::from_secs(10);
+/// What a runner that gave its early stop up may take to cancel its job and end.
+const EARLY_STOP_MARGIN: Duration = Duration::from_secs(30);
 /// Between two looks at whether it listens.
 const LISTEN_PAUSE: Duration = Duration::from_millis(1);
 
@@ -39,7 +42,7 @@ pub(crate) async fn launch(
         .map_err(|error| format!("{} cannot be written: {error}", dir.display()))?;
     let (program, args) = settings.host_command.split_first().ok_or("no program to start as a run-host")?;
     let command =
-        Launch::new(program).args(args).arg("--dir").arg(&dir).detached().huge_pages(false).stderr(host_log);
+        Launch::new(program).args(args).arg("--dir").arg(&dir).env_remove(RUN_ID).env_remove(RUN_DIR).detached().huge_pages(false).stderr(host_log);
     let mut host = Spawner::get().spawn(command).await.map_err(|error| format!("no run-host: {error}"))?;
     let until = Instant::now() + LISTEN_LIMIT;
     loop {
@@ -48,26 +51,78 @@ pub(crate) async fn launch(
             Err(_) if Instant::now() < until && matches!(host.try_wait(), Ok(None)) => {
                 tokio::time::sleep(LISTEN_PAUSE).await;
             }
-            Err(error) => return Err(host_did_not_listen(&dir, &error).await),
+            Err(error) => {
+                let why = host_did_not_listen(&dir, &error).await;
+                // It may only be slow: the run must not begin after it was called not started.
+                end_host(host).await;
+                return Err(why);
+            }
         }
     }
 }
 
+/// Ends a host that nobody will look after, and what it may have started.
+async fn end_host(host: process::Child) {
+    let tree = Tree::of(host.identity().clone());
+    let ended = tokio::task::spawn_blocking(move || {
+        let report = process::kill_tree(tree, Duration::ZERO);
+        drop(host);
+        report
+    });
+    if let Ok(report) = ended.await
+        && !report.survivors.is_empty()
+    {
+        tracing::error!(?report.survivors, "a run-host that does not listen could not be ended");
+    }
+}
+
+/// What came of looking for the host of an earlier server's run.
+pub(crate) enum Reconnected {
+    /// It listens.
+    Linked(UnixStream),
+    /// There never was one, and there will be none.
+    NeverHosted,
+    /// It is gone, or does not listen.
+    Gone(String),
+}
+
 /// Connects to the host of a run that an earlier server started.
-pub(crate) async fn reconnect(settings: &Settings, run: &RunId) -> Result<UnixStream, String> {
+pub(crate) async fn reconnect(settings: &Settings, run: &RunId) -> Reconnected {
     let socket = socket_of(settings, run);
-    let identity = settings.runs_dir.join(run.as_str()).join("host.json");
+    let folder = settings.runs_dir.join(run.as_str());
     let until = Instant::now() + LISTEN_LIMIT;
     loop {
         match UnixStream::connect(&socket).await {
-            Ok(stream) => return Ok(stream),
-            // A host that lives but does not listen is about to, or has just ended its run.
-            Err(_) if Instant::now() < until && is_alive(&identity) => {
+            Ok(stream) => return Reconnected::Linked(stream),
+            Err(_) if claim(&folder) => return Reconnected::NeverHosted,
+            // A host that lives but does not listen is about to, or has just ended its run. One that has made its log
+            // and has not said yet who it is, is about to.
+            Err(_) if Instant::now() < until && may_listen(&folder) => {
                 tokio::time::sleep(LISTEN_PAUSE).await;
             }
-            Err(_) => return Err("its run-host ended while no server was there to see it".into()),
+            Err(_) => {
+                return Reconnected::Gone("its run-host ended while no server was there to see it".into());
+            }
         }
     }
+}
+
+fn may_listen(folder: &Path) -> bool {
+    let identity = folder.join("host.json");
+    if identity.exists() { is_alive(&identity) } else { folder.join("spec.json").exists() }
+}
+
+/// Takes the right to host the run whose folder is `folder`, which the first one to make its log has: once this
+/// answers `true`, no host that was started for it will ever begin. `false` when one has begun.
+pub(crate) fn claim(folder: &Path) -> bool {
+    let Ok(mut log) = runlog::Writer::create(&folder.join("events.jsonl")) else {
+        // A folder that was never made has no host either.
+        return !folder.exists();
+    };
+    log.append(Step::Note { text: "the server that started this run ended before its run-host was there".into() });
+    log.append(Step::Exit { code: 1, signal: None });
+    log.flush();
+    true
 }
 
 fn is_alive(identity: &Path) -> bool {
@@ -76,10 +131,20 @@ fn is_alive(identity: &Path) -> bool {
         .is_some_and(|identity| identity.is_alive())
 }
 
-/// As whom an earlier server started `run`.
-pub(crate) fn credentials(settings: &Settings, run: &RunId) -> Option<ControlPlane> {
-    let text = std::fs::read(settings.runs_dir.join(run.as_str()).join(CREDENTIALS)).ok()?;
+/// As whom the run whose folder is `folder` was started.
+pub(crate) fn credentials(folder: &Path) -> Option<ControlPlane> {
+    let text = std::fs::read(folder.join(CREDENTIALS)).ok()?;
     serde_json::from_slice(&text).ok()
+}
+
+/// Deletes them. Blocks on the disk.
+pub(crate) fn forget_credentials(folder: &Path) {
+    match std::fs::remove_file(folder.join(CREDENTIALS)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(folder = %folder.display(), %error, "a run's credentials could not be deleted");
+        }
+        _ => {}
+    }
 }
 
 fn socket_of(settings: &Settings, run: &RunId) -> PathBuf {
@@ -115,6 +180,8 @@ fn spec(
         env.extend(scope(control_plane));
         env.insert("MIDRUN_CREDENTIALS_FILE".into(), text(&dir.join(CREDENTIALS))?);
     }
+    // Which project's run this is: a copy of the project has runs of the same ids.
+    env.insert(RUN_DIR.into(), text(dir)?);
     let artifact = &plan.code.artifact;
     Ok(Spec {
         run: plan.run.clone(),
@@ -131,8 +198,8 @@ fn spec(
         hot_swap_signal: settings.hot_swap_signal,
         drain_ms: millis_of(settings.drain),
         kill_grace_ms: millis_of(settings.kill_grace),
-        alone_ms: None,
-        early_stop_ms: 0,
+        alone_ms: settings.alone.map(millis_of),
+        early_stop_ms: millis_of(settings.early_stop_timeout + EARLY_STOP_MARGIN),
         pty: settings.pty,
         executor: false,
         stdin: None,
@@ -153,6 +220,10 @@ fn scope(control_plane: &ControlPlane) -> BTreeMap<String, String> {
     .map(|(name, value)| (name.to_owned(), value.clone()))
     .into()
 }
+
+/// The variables that every process of a run carries: which run, and where its folder is.
+pub(crate) const RUN_ID: &str = "MIDRUN_RUN_ID";
+pub(crate) const RUN_DIR: &str = "MIDRUN_RUN_DIR";
 
 /// The run's copy of the credentials, of the moment it was started.
 const CREDENTIALS: &str = "credentials.json";

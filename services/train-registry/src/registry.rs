@@ -23,6 +23,7 @@ use wire::run::{
 use wire::{ContentHash, ControlPlane, EntryPath, JobId, Rebuild, Run, RunId, StopMode};
 
 use crate::fleet::{Effect, Fleet, Wish};
+use crate::launch::Reconnected;
 use crate::link::{Link, Told, follow};
 use crate::log::LogAt;
 use crate::run_state::{Moment, Plan};
@@ -44,9 +45,9 @@ const SPAWN_LIMIT: Duration = Duration::from_secs(15);
 const SETUP_LIMIT: Duration = Duration::from_secs(10);
 /// How long a stop waits for its cancel to be on disk before it kills.
 const CANCEL_FIRST: Duration = Duration::from_millis(400);
-/// How often a cancel that the broker did not take is offered again, and how long apart.
-const CANCEL_OFFERS: u32 = 8;
+/// How long until a cancel that the broker did not take is offered again; doubles up to the longest.
 const CANCEL_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_CANCEL_PAUSE: Duration = Duration::from_secs(10);
 
 /// Everyone the registry talks to.
 pub struct Peers {
@@ -217,18 +218,24 @@ impl Core {
         let path = self.log_path(&run);
         let log = tokio::task::spawn_blocking(move || runlog::Follower::open(&path, 0)?.rest()).await;
         let log = log.unwrap_or_else(|panic| Err(std::io::Error::other(panic))).unwrap_or_default();
-        let control_plane = launch::credentials(&self.settings, &run);
+        let control_plane = launch::credentials(&self.settings.runs_dir.join(run.as_str()));
         self.control_planes.borrow_mut().extend(control_plane.map(|known| (run.clone(), known)));
         let effects = self.fleet.borrow_mut().restore(saved, &log, now());
         if !self.fleet.borrow().is_live(&run) {
-            return self.carry_out(effects);
+            self.carry_out(effects);
+            return self.forget_credentials(&run);
         }
         match launch::reconnect(&self.settings, &run).await {
-            Ok(stream) => {
+            Reconnected::Linked(stream) => {
                 self.linked(&run, stream, log.last().map_or(0, |record| record.seq));
                 self.carry_out(effects);
             }
-            Err(why) => {
+            Reconnected::NeverHosted => {
+                let why = "the server ended before its run-host was there".to_owned();
+                let effects = self.fleet.borrow_mut().not_started(&run, why, now());
+                self.carry_out(effects);
+            }
+            Reconnected::Gone(why) => {
                 // It may have ended while it was looked for.
                 let path = self.log_path(&run);
                 let seen = log.last().map_or(0, |record| record.seq);
@@ -270,6 +277,7 @@ impl Core {
                 Effect::Publish(event) => {
                     if let DevEvent::Run(frame) = &event {
                         self.save(&frame.run);
+                        self.forget_credentials(&frame.run);
                     }
                     self.writer.publish(event);
                 }
@@ -323,12 +331,16 @@ impl Core {
     }
 
     /// Stops a run at its next checkpoint, once what was decided is on disk: whoever comes after this server must
-    /// know whether a restart is due.
+    /// know whether a restart is due. A restart that cannot be put on record leaves the run as it is.
     fn early_stop(self: &Rc<Self>, run: RunId, why: String, traceparent: Option<String>) {
         let core = Rc::clone(self);
         actix::spawn(async move {
             if let Err(error) = core.flushed().await {
                 tracing::error!(%run, error, "the stop is not on record");
+                let untouched = core.fleet.borrow_mut().not_stopped(&run);
+                if let Some(effects) = untouched {
+                    return core.carry_out(effects);
+                }
             }
             core.stop(&run, StopMode::Checkpoint, why, traceparent);
         });
@@ -347,26 +359,42 @@ impl Core {
         }
     }
 
-    /// Commits a cancel as whom the run was started.
+    /// Commits a cancel as whom the run was started. A cancel that the outbox does not take is offered again for as
+    /// long as this server lives; after that, the table says that it is due.
     fn cancel(self: &Rc<Self>, run: RunId, job: Option<JobId>) {
-        let Some(control_plane) = self.control_planes.borrow_mut().remove(&run) else { return };
+        let Some(control_plane) = self.control_planes.borrow_mut().remove(&run) else {
+            // It was started without a control plane: there is no job.
+            return self.cancel_committed(&run);
+        };
         let (committed, waits) = oneshot::channel();
         self.committing.borrow_mut().insert(run.clone(), waits);
         let core = Rc::clone(self);
         actix::spawn(async move {
             let cancel = Cancel { run: run.clone(), job, control_plane };
-            for _ in 0..CANCEL_OFFERS {
-                match core.peers.cancel.ask(cancel.clone()).await {
-                    Ok(()) => break,
-                    Err(error) => {
-                        tracing::error!(%run, %error, "the job's cancel is not on disk yet");
-                        tokio::time::sleep(CANCEL_PAUSE).await;
-                    }
-                }
+            let mut pause = CANCEL_PAUSE;
+            while let Err(error) = core.peers.cancel.ask(cancel.clone()).await {
+                tracing::error!(%run, %error, "the job's cancel is not on disk yet");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_CANCEL_PAUSE);
             }
+            core.cancel_committed(&run);
             let _ = committed.send(());
             core.committing.borrow_mut().remove(&run);
         });
+    }
+
+    fn cancel_committed(&self, run: &RunId) {
+        self.fleet.borrow_mut().cancel_committed(run);
+        self.save(run);
+        self.forget_credentials(run);
+    }
+
+    /// A run that is over has no use for its credentials any more.
+    fn forget_credentials(&self, run: &RunId) {
+        if self.fleet.borrow().is_over(run) {
+            let folder = self.settings.runs_dir.join(run.as_str());
+            tokio::task::spawn_blocking(move || launch::forget_credentials(&folder));
+        }
     }
 
     /// Ends a run now, once its cancel is on disk or has taken too long.

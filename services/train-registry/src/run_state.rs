@@ -67,6 +67,11 @@ pub(crate) enum StopCause {
         /// In their words.
         reason: String,
     },
+    /// The run's host, since no server was there: nothing follows.
+    Alone {
+        /// For a person.
+        reason: String,
+    },
 }
 
 /// How a run ended.
@@ -119,8 +124,10 @@ pub(crate) struct RunState {
     pub(crate) config_hash: Option<ConfigHash>,
     pub(crate) can_swap: bool,
     pub(crate) job: Option<JobId>,
-    /// The job is known to be terminal.
+    /// The job is known to be terminal, or its cancel is on disk.
     pub(crate) settled: bool,
+    /// A cancel of the job is on its way to the disk.
+    pub(crate) cancelling: bool,
     pub(crate) last_checkpoint: Option<u64>,
     pub(crate) replaces: Option<RunId>,
     pub(crate) replaced_by: Option<RunId>,
@@ -162,6 +169,7 @@ impl RunState {
             can_swap: manifest.is_some_and(|manifest| manifest.can_swap),
             job: None,
             settled: false,
+            cancelling: false,
             last_checkpoint: None,
             replaces: plan.replaces.clone(),
             replaced_by: None,
@@ -232,6 +240,9 @@ impl RunState {
                 self.answer_swap(content_hash, *ok, self.started_at);
             }
             Step::EarlyStop { phase: EarlyStopPhase::Done } | Step::Finished { .. } => self.settled = true,
+            Step::Alone { alone_ms, .. } => {
+                self.left_alone(*alone_ms);
+            }
             _ => {}
         }
     }
@@ -305,6 +316,16 @@ impl RunState {
         self.can_swap = can_swap;
     }
 
+    /// Its host ends it because no server was there. Answers whether that changes anything.
+    pub(crate) fn left_alone(&mut self, alone_ms: u64) -> bool {
+        let goes_on = matches!(self.phase, Phase::Starting { .. } | Phase::Running);
+        if goes_on {
+            let reason = format!("no server had been there for {} s", alone_ms / 1000);
+            self.phase = Phase::EarlyStopping(StopCause::Alone { reason });
+        }
+        goes_on
+    }
+
     pub(crate) fn target(&self) -> Target {
         Target { pid: self.pid, run: self.id.clone(), train_file: self.file.clone() }
     }
@@ -333,9 +354,8 @@ impl RunState {
             Phase::Starting { stop } => stop.clone(),
             Phase::Running => None,
             Phase::EarlyStopping(StopCause::Rebuild { why }) => Some(why.clone()),
-            Phase::EarlyStopping(StopCause::Asked { reason }) | Phase::Stopping { reason } => {
-                Some(reason.clone())
-            }
+            Phase::EarlyStopping(StopCause::Asked { reason } | StopCause::Alone { reason })
+            | Phase::Stopping { reason } => Some(reason.clone()),
             Phase::Restarting { why, waits_for, .. } => Some(format!("{why}; waits for {waits_for}")),
             Phase::Ended(end) => end.reason.clone(),
         }

@@ -38,6 +38,8 @@ pub struct Settings {
     pub drain: Duration,
     /// How long a killed tree has between SIGTERM and SIGKILL.
     pub kill_grace: Duration,
+    /// How long a run goes on with no server there; for ever when absent.
+    pub alone: Option<Duration>,
     /// Give runners a terminal.
     pub pty: bool,
     /// What the server was told not to do.

@@ -30,7 +30,7 @@ pub use pidfd::PidFd;
 pub use reap::{become_subreaper, reap_next};
 pub use socket::peer_has_read_all;
 pub use spawner::Spawner;
-pub use table::{Process, processes, signal_is_caught};
+pub use table::{Process, arguments, owner, processes, signal_is_caught, variables};
 pub use tree::{Killed, Killing, Marker, Progress, Report, Tree, kill_tree};
 
 /// Signals by name, so that callers need no dependency for the numbers.

@@ -1,8 +1,10 @@
 //! The system's process table, as `/proc` shows it.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::thread;
 use std::time::Duration;
 
@@ -51,13 +53,18 @@ pub fn processes() -> io::Result<Vec<Process>> {
 /// The row of `pid`.
 pub(crate) fn process(pid: u32) -> io::Result<Process> {
     // A process that goes away between open and read answers ESRCH.
-    let stat = fs::read(format!("/proc/{pid}/stat")).map_err(|error| match error.raw_os_error() {
-        Some(nix::libc::ESRCH) => io::ErrorKind::NotFound.into(),
-        _ => error,
-    })?;
+    let stat = fs::read(format!("/proc/{pid}/stat")).map_err(missing)?;
     parse(pid, &stat).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has an unknown shape"))
     })
+}
+
+/// The system has two words for a process that is gone.
+fn missing(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(nix::libc::ESRCH) => io::ErrorKind::NotFound.into(),
+        _ => error,
+    }
 }
 
 fn parse(pid: u32, stat: &[u8]) -> Option<Process> {
@@ -97,17 +104,54 @@ pub fn signal_is_caught(pid: u32, signal: i32) -> io::Result<bool> {
 
 /// Whether `pid` was started with `NAME=VALUE` in its environment.
 pub(crate) fn was_started_with(pid: u32, assignment: &[u8]) -> bool {
-    // A process that is being replaced by `exec` shows no environment for a moment; that moment is waited for.
+    settled_environment(pid).is_ok_and(|environ| pairs(&environ).any(|pair| pair == assignment))
+}
+
+/// The values that `pid` was started with for each of `names`.
+///
+/// # Errors
+/// `NotFound` when there is no such process, `PermissionDenied` when its environment is not for us to see.
+pub fn variables<const N: usize>(pid: u32, names: [&str; N]) -> io::Result<[Option<OsString>; N]> {
+    let environ = settled_environment(pid)?;
+    Ok(names.map(|name| {
+        let value = pairs(&environ).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+        value.map(|value| OsString::from_vec(value.to_vec()))
+    }))
+}
+
+fn pairs(environ: &[u8]) -> impl Iterator<Item = &[u8]> {
+    environ.split(|&byte| byte == 0)
+}
+
+/// The arguments that `pid` was started with; none for a zombie or a thread of the kernel.
+///
+/// # Errors
+/// `NotFound` when there is no such process.
+pub fn arguments(pid: u32) -> io::Result<Vec<OsString>> {
+    let line = fs::read(format!("/proc/{pid}/cmdline"))?;
+    let line = line.strip_suffix(b"\0").unwrap_or(&line);
+    Ok(line.split(|&byte| byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect())
+}
+
+/// The user whom `pid` belongs to.
+///
+/// # Errors
+/// `NotFound` when there is no such process.
+pub fn owner(pid: u32) -> io::Result<u32> {
+    fs::metadata(format!("/proc/{pid}")).map(|of| of.uid())
+}
+
+/// An environment once it does not change any more. A process that is being replaced by `exec` shows none for a
+/// moment; that moment is waited for.
+fn settled_environment(pid: u32) -> io::Result<Vec<u8>> {
     for look in 0..EXEC_LOOKS {
-        match environment(pid) {
-            Ok(environ) if !environ.is_empty() => {
-                return environ.split(|&byte| byte == 0).any(|pair| pair == assignment);
-            }
-            Ok(_) if may_be_in_exec(pid, look) => thread::sleep(EXEC_PAUSE),
-            _ => return false,
+        let environ = environment(pid)?;
+        if !environ.is_empty() || !may_be_in_exec(pid, look) {
+            return Ok(environ);
         }
+        thread::sleep(EXEC_PAUSE);
     }
-    false
+    Ok(Vec::new())
 }
 
 /// How often to look again, at most, and how often when everything says that the environment is simply empty.
@@ -120,7 +164,7 @@ fn environment(pid: u32) -> io::Result<Vec<u8>> {
     let file = File::open(format!("/proc/{pid}/environ"))?;
     let mut environ = vec![0; 64 * 1024];
     loop {
-        let count = file.read_at(&mut environ, 0)?;
+        let count = file.read_at(&mut environ, 0).map_err(missing)?;
         if count < environ.len() {
             environ.truncate(count);
             return Ok(environ);
@@ -189,6 +233,22 @@ mod tests {
         assert!(looks > 100, "{looks} looks");
         drop(child.stdin());
         child.wait_blocking().unwrap();
+    }
+
+    #[test]
+    fn what_a_process_was_started_with_is_told() {
+        let mut child = crate::Launch::new("sleep")
+            .arg("60")
+            .env("PROCESS_TEST_VALUE", "a=b c")
+            .dies_with_parent(crate::signal::SIGKILL)
+            .spawn()
+            .unwrap();
+        let [value, none] = variables(child.pid(), ["PROCESS_TEST_VALUE", "PROCESS_TEST_VAL"]).unwrap();
+        assert_eq!((value.unwrap().to_str(), none), (Some("a=b c"), None));
+        assert_eq!(arguments(child.pid()).unwrap(), ["sleep", "60"]);
+        assert_eq!(owner(child.pid()).unwrap(), owner(std::process::id()).unwrap());
+        child.kill_blocking().unwrap();
+        assert_eq!(variables(1 << 30, ["HOME"]).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //! subreaper, if it carries the tree's marker, or if it was seen before.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
+use std::sync::Arc;
+use std::{fmt, io};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
@@ -33,6 +34,17 @@ pub struct Tree {
     root: Root,
     marker: Option<Marker>,
     spared: HashSet<u32>,
+    foreign: Option<Foreign>,
+}
+
+/// Says which processes are somebody else's, with all that is below them.
+#[derive(Clone)]
+struct Foreign(Arc<dyn Fn(&Process) -> bool + Send + Sync>);
+
+impl fmt::Debug for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Foreign(…)")
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -48,18 +60,18 @@ enum Root {
 impl Tree {
     /// A process and its descendants. Nothing, if it is gone: its children are then somebody else's.
     pub fn of(root: Identity) -> Self {
-        Self { root: Root::Of(root), marker: None, spared: HashSet::new() }
+        Self { root: Root::Of(root), marker: None, spared: HashSet::new(), foreign: None }
     }
 
     /// The descendants of this process. For a subreaper these are all that it ever caused. Killing this tree reaps
     /// children of this process: spare those with a [`crate::Child`] whose status is still wanted.
     pub fn of_own_descendants() -> Self {
-        Self { root: Root::Below(std::process::id()), marker: None, spared: HashSet::new() }
+        Self { root: Root::Below(std::process::id()), marker: None, spared: HashSet::new(), foreign: None }
     }
 
     /// Those that carry `marker`, and their descendants, wherever they are.
     pub fn marked_only(marker: Marker) -> Self {
-        Self { root: Root::Nobody, marker: Some(marker), spared: HashSet::new() }
+        Self { root: Root::Nobody, marker: Some(marker), spared: HashSet::new(), foreign: None }
     }
 
     /// Also those that carry `marker`, and their descendants, wherever they are.
@@ -73,6 +85,13 @@ impl Tree {
     #[must_use]
     pub fn sparing(mut self, pid: u32) -> Self {
         self.spared.insert(pid);
+        self
+    }
+
+    /// Without those that `is_foreign` says, and without what is below them.
+    #[must_use]
+    pub fn without(mut self, is_foreign: impl Fn(&Process) -> bool + Send + Sync + 'static) -> Self {
+        self.foreign = Some(Foreign(Arc::new(is_foreign)));
         self
     }
 
@@ -95,7 +114,8 @@ impl Tree {
         for row in &table {
             children.entry(row.parent).or_default().push(row);
         }
-        let mut found = Walk { children, seen: HashSet::new(), order: Vec::new() };
+        let foreign = self.foreign.as_ref();
+        let mut found = Walk { children, foreign, seen: HashSet::new(), order: Vec::new() };
         match &self.root {
             Root::Of(root) if root.is_there() => {
                 let row = table.iter().find(|row| row.pid == root.pid && row.start_time == root.start_time);
@@ -126,6 +146,7 @@ impl Tree {
 /// A walk over the process table, deepest first, without recursion: a chain of processes can be long.
 struct Walk<'table> {
     children: HashMap<u32, Vec<&'table Process>>,
+    foreign: Option<&'table Foreign>,
     seen: HashSet<u32>,
     order: Vec<Process>,
 }
@@ -135,7 +156,8 @@ impl Walk<'_> {
         let mut pending = vec![*row];
         let mut parents_first = Vec::new();
         while let Some(row) = pending.pop() {
-            if self.seen.insert(row.pid) {
+            let is_foreign = self.foreign.is_some_and(|Foreign(says)| says(&row));
+            if !is_foreign && self.seen.insert(row.pid) {
                 parents_first.push(row);
                 pending.extend(self.children.get(&row.pid).into_iter().flatten().copied());
             }
@@ -454,6 +476,17 @@ mod tests {
         assert!(report.killed.iter().all(|killed| killed.pid != root.pid()));
         assert!(!alive(&told[0]));
         root.kill_blocking().unwrap();
+    }
+
+    #[test]
+    fn what_is_foreign_is_left_alone_with_all_below_it() {
+        let (mut root, told) = start(FAMILY, 2);
+        let middle: u32 = told[1].parse().unwrap();
+        let tree = Tree::of(root.identity().clone()).without(move |row| row.pid == middle);
+        let members: Vec<u32> = tree.members().unwrap().iter().map(|one| one.pid).collect();
+        assert_eq!(members, [root.pid()]);
+        kill_tree(Tree::of(root.identity().clone()), Duration::ZERO);
+        root.wait_blocking().unwrap();
     }
 
     #[test]

@@ -91,6 +91,9 @@ pub struct Run {
     pub drain_ms: u64,
     /// How long a killed tree has between SIGTERM and SIGKILL, milliseconds.
     pub kill_grace_ms: u64,
+    /// How long a run trains on with no server there before it is stopped at its next checkpoint, milliseconds; 0
+    /// is for ever.
+    pub alone_ms: u64,
     /// Give runners a terminal.
     pub pty: bool,
     /// Never restart a run by itself.
@@ -105,6 +108,7 @@ impl Default for Run {
             early_stop_timeout_ms: 300_000,
             drain_ms: 1_000,
             kill_grace_ms: 500,
+            alone_ms: 900_000,
             pty: false,
             hot_only: false,
         }

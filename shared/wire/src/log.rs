@@ -119,6 +119,14 @@ pub enum Step {
         /// The job's final status, or what the trainer said.
         status: String,
     },
+    /// No server has been there for so long that the host ends the run: after its next checkpoint, and by force if
+    /// there is none in time.
+    Alone {
+        /// How long no server has been there, milliseconds.
+        alone_ms: u64,
+        /// How long the runner has for its early stop, milliseconds.
+        stop_ms: u64,
+    },
     /// The host has something to say about the log or the process.
     Note {
         /// For a person.

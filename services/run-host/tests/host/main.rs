@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers are as much a test as the test")]
 
+mod alone;
 mod ending;
 mod executor;
 mod footprint;
