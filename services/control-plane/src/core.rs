@@ -41,12 +41,15 @@ pub(crate) struct Core {
     /// Places for sampling processes.
     pub(crate) samples: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
+    /// Places for jobs that train.
+    slots: Arc<Semaphore>,
     live: Mutex<HashMap<i64, CancellationToken>>,
 }
 
 impl Core {
     pub(crate) fn new(settings: Settings, store: Store, runtime: Handle) -> Self {
         let samples = Arc::new(Semaphore::new(settings.max_concurrent_samples.max(1)));
+        let slots = Arc::new(Semaphore::new(settings.max_concurrent_jobs.max(1)));
         Self {
             settings,
             store,
@@ -58,6 +61,7 @@ impl Core {
             kill: CancellationToken::new(),
             samples,
             tasks: TaskTracker::new(),
+            slots,
             live: Mutex::default(),
         }
     }
@@ -77,10 +81,21 @@ impl Core {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes up what an earlier life left `running`. Its executors died with it, or do now: two of them in one folder
-    /// would spoil each other's checkpoints.
-    pub(crate) async fn recover(&self) -> Result<(), sqlx::Error> {
-        for job in self.store.running_jobs().await? {
+    /// Takes up what an earlier control plane left. Executors that live go on; a job that has none goes back into the
+    /// queue, once nothing is left of an earlier one: two of them in one folder would spoil each other's checkpoints.
+    pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), sqlx::Error> {
+        for (job, life) in self.store.lives().await? {
+            tracing::info!(job = job.id, life = life.id.as_str(), "took up an executor of an earlier life");
+            // It may be one more than there are places for: it trains already.
+            let slot = self.slots.clone().try_acquire_owned().ok();
+            let core = self.clone();
+            self.tasks.spawn(async move {
+                let live = Live::enter(&core, &job);
+                execution::take_up(core.clone(), job, life, live.cancel.clone()).await;
+                drop((live, slot));
+            });
+        }
+        for job in self.store.jobs_without_life().await? {
             execution::sweep(self.job_marker(&job.id)).await;
             let id = job.id.clone();
             let status = self.store.take_up_job(job).await?.as_str();
@@ -99,19 +114,17 @@ impl Core {
 
 /// Starts queued jobs in order, as many at once as allowed, until the control plane goes down.
 pub(crate) async fn dispatch(core: Arc<Core>) {
-    let slots = Arc::new(Semaphore::new(core.settings.max_concurrent_jobs.max(1)));
     loop {
         let slot = tokio::select! {
             () = core.suspend.cancelled() => return,
-            slot = slots.clone().acquire_owned() => slot.expect("the slots are never closed"),
+            slot = core.slots.clone().acquire_owned() => slot.expect("the slots are never closed"),
         };
         let Some(job) = next_job(&core).await else { return };
         let core = core.clone();
         core.tasks.clone().spawn(async move {
             let live = Live::enter(&core, &job);
             execution::run(core.clone(), job, live.cancel.clone()).await;
-            drop(live);
-            drop(slot);
+            drop((live, slot));
         });
     }
 }

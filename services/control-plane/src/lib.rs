@@ -47,6 +47,7 @@
 //! With the sampling arguments: stdin `{"checkpointDir", "prompt", "temperature", "topP", "maxTokens"}`, stdout lines
 //! `{"token": "…"}`, then `{"done": true, "finishReason"?}`, or `{"error": "…"}`.
 
+mod checkpoints;
 mod core;
 mod event;
 mod execution;
@@ -65,7 +66,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use server::Handle;
-pub use settings::{ExecutorSetting, Settings};
+pub use settings::{ExecutorSetting, HostSetting, Settings};
 
 use crate::core::Core;
 use crate::state_dir::StateDir;
@@ -130,7 +131,13 @@ impl ControlPlane {
         let core = Arc::new(Core::new(settings, store, tokio::runtime::Handle::current()));
         core.recover().await.map_err(|source| OpenError::Database { path, source })?;
         core.tasks.spawn(core::dispatch(core.clone()));
+        core.tasks.spawn(checkpoints::prune_all(core.clone()));
         Ok(Self { core, state_dir: Arc::new(state_dir) })
+    }
+
+    /// Whether a job is queued or trains; also when that cannot be read now.
+    pub async fn has_live_jobs(&self) -> bool {
+        self.core.store.has_live_jobs().await.unwrap_or(true)
     }
 
     /// Adds `/v1` to an actix application.

@@ -12,6 +12,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// What trains a job and samples a checkpoint.
     pub executor: ExecutorSetting,
+    /// What keeps an executor alive while no control plane is there.
+    pub hosts: HostSetting,
     /// Jobs that train at once, at least 1; the others stay `queued`, in order of creation. Default 2.
     pub max_concurrent_jobs: usize,
     /// Sampling processes at once, at least 1. Default 2.
@@ -19,6 +21,14 @@ pub struct Settings {
     /// How long an executor may take to save and exit after SIGTERM before its process group gets SIGKILL; also
     /// how long it may linger after its terminal event. Default 30 s.
     pub stop_grace: Duration,
+    /// How long a job trains on with no control plane there before it saves a checkpoint and waits for the next one;
+    /// for ever when absent. Default 15 min.
+    pub alone: Option<Duration>,
+    /// How many checkpoints of a job are kept, at least 1: the newest ones, and besides them those that another job
+    /// was created to go on from. Default 3.
+    pub keep_checkpoints: usize,
+    /// No checkpoint is removed before this time, so that who is told of it finds it. Default 60 s.
+    pub checkpoint_grace: Duration,
     /// A stream that has been silent this long gets a `ping`. Default 15 s.
     pub heartbeat: Duration,
     /// The longest one inference may take, waiting for its turn included. Default 120 s.
@@ -28,19 +38,32 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Defaults for everything but the two that have none.
-    pub fn new(state_dir: impl Into<PathBuf>, executor: ExecutorSetting) -> Self {
+    /// Defaults for everything but the three that have none.
+    pub fn new(state_dir: impl Into<PathBuf>, executor: ExecutorSetting, hosts: HostSetting) -> Self {
         Self {
             state_dir: state_dir.into(),
             executor,
+            hosts,
             max_concurrent_jobs: 2,
             max_concurrent_samples: 2,
             stop_grace: Duration::from_secs(30),
+            alone: Some(Duration::from_secs(15 * 60)),
+            keep_checkpoints: 3,
+            checkpoint_grace: Duration::from_secs(60),
             heartbeat: Duration::from_secs(15),
             sample_limit: Duration::from_secs(120),
             http_workers: 2,
         }
     }
+}
+
+/// How the host of an executor is started, and where it listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSetting {
+    /// The program that becomes a host when `--dir FOLDER` is added to its arguments, such as `midrun run-host`.
+    pub command: Vec<OsString>,
+    /// Where the hosts' sockets are. Created if absent, for this user only.
+    pub socket_dir: PathBuf,
 }
 
 /// The program that trains and samples, and how it is called for each.

@@ -1,26 +1,49 @@
 //! The control plane a server trains on: the one it was told of, or one of its own.
+//!
+//! The one of its own is found where it was: runs that outlived a server look for their jobs at its old address. Where
+//! somebody else has that port now, the control plane listens on another one, for new runs, and takes the old one as
+//! soon as it is free.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use control_plane::{ExecutorSetting, Handle};
+use control_plane::{ControlPlane as Plane, ExecutorSetting, Handle, HostSetting};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use wire::ControlPlane;
 
 use crate::credentials;
-use crate::project::Project;
+use crate::port_holder;
+use crate::project::{Project, socket_dir};
+
+/// Between two tries to get a port that somebody else has.
+const PORT_RETRY: Duration = Duration::from_secs(1);
+/// How many earlier ports are remembered: runs that live may look for their jobs at any of them.
+const PORTS_KEPT: usize = 4;
 
 /// What the other parts are told: nothing yet, or where and as whom. Closed when there will be none.
 pub(crate) type Known = watch::Receiver<Option<ControlPlane>>;
 
 /// The control plane in the server, while it is up.
-pub(crate) struct Own(Option<Handle>);
+#[derive(Default)]
+pub(crate) struct Own {
+    /// One for each port that it listens on.
+    handles: Arc<Mutex<Vec<Handle>>>,
+    /// Waits for ports that somebody else has.
+    waiting: Option<JoinHandle<()>>,
+}
 
 impl Own {
     /// Takes it down; its jobs go on in its next life.
     pub(crate) async fn shutdown(self, limit: Duration) {
-        if let Some(handle) = self.0 {
+        if let Some(waiting) = self.waiting {
+            waiting.abort();
+            let _ = waiting.await;
+        }
+        let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
+        for handle in handles {
             handle.shutdown(limit).await;
         }
     }
@@ -29,17 +52,19 @@ impl Own {
 /// Signs in to the control plane, after starting it if it is the server's own. What goes wrong is said in the log,
 /// and runs of trainers that need no control plane work all the same.
 pub(crate) async fn connect(project: &Project, tell: watch::Sender<Option<ControlPlane>>) -> Own {
-    let (url, file, own) = match project.settings.control_plane.url.clone() {
-        Some(url) => (url, credentials::user_config_dir().join("credentials.json"), Own(None)),
+    let configured = project.settings.control_plane.url.clone();
+    let is_own = configured.is_none();
+    let (url, file, own) = match configured {
+        Some(url) => (url, credentials::user_config_dir().join("credentials.json"), Own::default()),
         None => match start(project).await {
-            Ok((handle, dir)) => (handle.url(), dir.join("credentials.json"), Own(Some(handle))),
+            Ok((url, dir, own)) => (url, dir.join("credentials.json"), own),
             Err(why) => {
                 tracing::error!(why, "there is no control plane");
-                return Own(None);
+                return Own::default();
             }
         },
     };
-    match credentials::sign_in(&url, &file, &project.name(), own.0.is_some()).await {
+    match credentials::sign_in(&url, &file, &project.name(), is_own).await {
         Ok(control_plane) => {
             tell.send_replace(Some(control_plane));
         }
@@ -52,38 +77,159 @@ pub(crate) async fn connect(project: &Project, tell: watch::Sender<Option<Contro
     own
 }
 
-async fn start(project: &Project) -> Result<(Handle, PathBuf), String> {
+/// Starts it; where it is, and its folder.
+async fn start(project: &Project) -> Result<(String, PathBuf, Own), String> {
     let dir = project.state_dir().join("control-plane");
     let wanted = &project.settings.control_plane;
+    let program =
+        std::env::current_exe().map_err(|error| format!("this program cannot be found: {error}"))?;
     let mut executor = match wanted.executor.split_first() {
-        None => ExecutorSetting::builtin().map_err(|error| error.to_string())?,
+        None => ExecutorSetting::command(program.clone(), ["executor"]),
         Some((program, args)) => ExecutorSetting::command(program, args),
     };
     executor.env.push(("MIDRUN_PROJECT_DIR".into(), project.root.clone().into()));
+    let hosts = HostSetting { command: vec![program.into(), "run-host".into()], socket_dir: socket_dir() };
     let settings = control_plane::Settings {
         max_concurrent_jobs: wanted.max_concurrent_jobs,
         stop_grace: Duration::from_millis(wanted.stop_grace_ms),
+        alone: (wanted.alone_ms > 0).then(|| Duration::from_millis(wanted.alone_ms)),
+        keep_checkpoints: wanted.keep_checkpoints,
         // One server, a handful of clients: a thread is enough, and each costs memory.
         http_workers: 1,
-        ..control_plane::Settings::new(dir.clone(), executor)
+        ..control_plane::Settings::new(dir.clone(), executor, hosts)
     };
-    let control_plane =
-        control_plane::ControlPlane::open(settings).await.map_err(|error| error.to_string())?;
-    let listener = listen(wanted.port, &dir.join("port"))?;
-    let handle = control_plane.serve(listener).map_err(|error| error.to_string())?;
-    Ok((handle, dir))
+    let plane = Plane::open(settings).await.map_err(|error| error.to_string())?;
+    let Ports { listener, taken } = listen(wanted.port, &dir.join("port"))?;
+    let handle = plane.serve(listener).map_err(|error| error.to_string())?;
+    let url = handle.url();
+    let mut own = Own { handles: Arc::new(Mutex::new(vec![handle])), waiting: None };
+    if !taken.is_empty() {
+        own.waiting = Some(tokio::spawn(wait_for(taken, plane, url.clone(), own.handles.clone())));
+    }
+    Ok((url, dir, own))
 }
 
-/// Listens on the loopback interface: on `port`, or where the last server of this project did, since its runs look
-/// for their jobs there.
-fn listen(port: u16, kept: &Path) -> Result<TcpListener, String> {
-    let last = std::fs::read_to_string(kept).ok().and_then(|text| text.trim().parse::<u16>().ok());
-    let listener = match last.filter(|_| port == 0).map(|last| TcpListener::bind(("127.0.0.1", last))) {
-        Some(Ok(listener)) => listener,
-        _ => TcpListener::bind(("127.0.0.1", port))
-            .map_err(|error| format!("port {port} on the loopback interface: {error}"))?,
+/// Where the control plane listens, and where it should listen too.
+struct Ports {
+    listener: TcpListener,
+    /// Where earlier servers of this project listened and somebody else does now.
+    taken: Vec<u16>,
+}
+
+/// Listens on the loopback interface: on `port`, or where the last servers of this project did, which is remembered in
+/// the file `kept`.
+fn listen(port: u16, kept: &Path) -> Result<Ports, String> {
+    let mut known: Vec<u16> = match port {
+        0 => std::fs::read_to_string(kept).unwrap_or_default().lines().flat_map(str::parse).collect(),
+        port => vec![port],
+    };
+    let mut taken = Vec::new();
+    let mut listener = None;
+    for port in &known {
+        match TcpListener::bind(("127.0.0.1", *port)) {
+            Ok(bound) if listener.is_none() => listener = Some(bound),
+            // Free now, and needed: it is taken with the others.
+            Ok(_) | Err(_) => taken.push(*port),
+        }
+    }
+    let listener = match listener {
+        Some(listener) => listener,
+        None if port != 0 => {
+            let holder = port_holder::words(port);
+            return Err(format!(
+                "port {port} on the loopback interface is taken{holder}; end that process or change controlPlane.port"
+            ));
+        }
+        None => TcpListener::bind(("127.0.0.1", 0))
+            .map_err(|error| format!("no port is free on the loopback interface: {error}"))?,
     };
     let chosen = listener.local_addr().map_err(|error| error.to_string())?.port();
-    std::fs::write(kept, chosen.to_string()).map_err(|error| format!("{}: {error}", kept.display()))?;
-    Ok(listener)
+    known.retain(|port| *port != chosen);
+    known.insert(0, chosen);
+    known.truncate(PORTS_KEPT);
+    let text: String = known.iter().map(|port| format!("{port}\n")).collect();
+    std::fs::write(kept, text).map_err(|error| format!("{}: {error}", kept.display()))?;
+    Ok(Ports { listener, taken })
+}
+
+/// Serves `plane` on each of `ports` as soon as it can be had.
+async fn wait_for(mut ports: Vec<u16>, plane: Plane, url: String, handles: Arc<Mutex<Vec<Handle>>>) {
+    let mut is_said = false;
+    loop {
+        ports.retain(|port| {
+            let Ok(listener) = TcpListener::bind(("127.0.0.1", *port)) else { return true };
+            match plane.serve(listener) {
+                Ok(handle) => {
+                    handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
+                    if is_said {
+                        tracing::warn!("port {port} is free again: the runs that look there find their jobs");
+                    }
+                    false
+                }
+                Err(error) => {
+                    tracing::debug!(port, %error, "a port cannot be served");
+                    true
+                }
+            }
+        });
+        if ports.is_empty() {
+            return;
+        }
+        if !is_said && plane.has_live_jobs().await {
+            is_said = true;
+            for port in &ports {
+                let holder = port_holder::words(*port);
+                tracing::warn!(
+                    "port {port}, where live runs of this project may look for their jobs, is taken{holder}. Training \
+                     goes on, but those runs hear nothing of it until the port is free: end that process, and midrun \
+                     takes the port at once. New runs use {url}"
+                );
+            }
+        }
+        tokio::time::sleep(PORT_RETRY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port_of(listener: &TcpListener) -> u16 {
+        listener.local_addr().unwrap().port()
+    }
+
+    fn kept(path: &Path) -> Vec<u16> {
+        std::fs::read_to_string(path).unwrap().lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_old_port_is_taken_again_and_one_that_is_not_free_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("port");
+        let first = listen(0, &file).unwrap();
+        let old = port_of(&first.listener);
+        assert_eq!(kept(&file), [old]);
+        // Somebody has it.
+        let second = listen(0, &file).unwrap();
+        let new = port_of(&second.listener);
+        assert_eq!((new != old, second.taken), (true, vec![old]));
+        assert_eq!(kept(&file), [new, old]);
+        drop((first.listener, second.listener));
+        let third = listen(0, &file).unwrap();
+        assert_eq!(
+            (port_of(&third.listener), third.taken),
+            (new, vec![old]),
+            "both are listened on in the end"
+        );
+    }
+
+    #[test]
+    fn a_port_that_was_asked_for_and_is_taken_is_an_error_that_says_by_whom() {
+        let dir = tempfile::tempdir().unwrap();
+        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = port_of(&holder);
+        let error = listen(port, &dir.path().join("port")).err().unwrap();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(error.contains("controlPlane.port"), "{error}");
+    }
 }

@@ -8,6 +8,7 @@ mod control;
 mod credentials;
 mod dev;
 mod hold;
+mod port_holder;
 mod project;
 mod sdk;
 mod state;

@@ -49,7 +49,7 @@ impl Coordinator {
         }
         let signal = self.spec.hot_swap_signal;
         self.may_signal(signal)?;
-        if self.ready == Some(false) {
+        if self.ready == Some(false) || self.spec.executor {
             return Err("the trainer cannot take new callbacks".to_owned());
         }
         // A runner that closed its channel before it was armed obeys the signals alone, as in a terminal.
@@ -109,7 +109,7 @@ impl Coordinator {
         }
         let catches = |pid| process::signal_is_caught(pid, signal).unwrap_or(false);
         match &self.runner {
-            _ if self.ready.is_some() => Ok(()),
+            _ if self.ready.is_some() || self.spec.executor => Ok(()),
             Some(runner) if runner.control.is_closed() && catches(runner.child.pid()) => Ok(()),
             _ => Err("the runner is not armed yet".to_owned()),
         }

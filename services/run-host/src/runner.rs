@@ -1,5 +1,6 @@
 //! The runner: how it is started, and the ends of its pipes.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -44,15 +45,24 @@ impl Runner {
             .env("MIDRUN_HOT_SWAP_SIGNAL", spec.hot_swap_signal.to_string())
             .envs(&spec.env)
             .env(RUN_ID, spec.run.as_str())
-            .env("MIDRUN_CONTROL_FD", CONTROL_FD.to_string())
-            .pass_fd(theirs.into(), CONTROL_FD)
             // The host's own thrift is no trainer's.
             .huge_pages(true)
             .dies_with_parent(signal::SIGKILL);
+        let launch = if spec.executor {
+            // Our end of the channel is at its end at once.
+            drop(theirs);
+            launch.env_remove("MIDRUN_CONTROL_FD")
+        } else {
+            launch.env("MIDRUN_CONTROL_FD", CONTROL_FD.to_string()).pass_fd(theirs.into(), CONTROL_FD)
+        };
         let launch = if spec.pty {
             launch.terminal(TERMINAL)
         } else {
-            launch.group(Group::Own).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped())
+            let stdin = match &spec.stdin {
+                Some(path) => File::open(path)?.into(),
+                None => Stdio::null(),
+            };
+            launch.group(Group::Own).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped())
         };
         let mut child = launch.spawn()?;
         let ends = [

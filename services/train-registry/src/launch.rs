@@ -214,6 +214,8 @@ fn spec(
         early_stop_ms: millis_of(settings.early_stop_timeout + EARLY_STOP_MARGIN),
         pty: settings.pty,
         log_cap: Some(settings.log_cap),
+        executor: false,
+        stdin: None,
     })
 }
 

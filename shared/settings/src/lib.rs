@@ -160,11 +160,24 @@ pub struct ControlPlane {
     pub max_concurrent_jobs: usize,
     /// How long an executor may take to save and exit, milliseconds.
     pub stop_grace_ms: u64,
+    /// How long a job trains on with no server there before it saves a checkpoint and waits for the next one,
+    /// milliseconds; 0 is for ever.
+    pub alone_ms: u64,
+    /// How many checkpoints of a job are kept: the newest ones. Those that another run goes on from are kept besides.
+    pub keep_checkpoints: usize,
 }
 
 impl Default for ControlPlane {
     fn default() -> Self {
-        Self { url: None, port: 0, executor: Vec::new(), max_concurrent_jobs: 2, stop_grace_ms: 30_000 }
+        Self {
+            url: None,
+            port: 0,
+            executor: Vec::new(),
+            max_concurrent_jobs: 2,
+            stop_grace_ms: 30_000,
+            alone_ms: 900_000,
+            keep_checkpoints: 3,
+        }
     }
 }
 

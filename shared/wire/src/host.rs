@@ -47,6 +47,12 @@ pub struct Spec {
     /// How large the log may become before its oldest output is dropped, bytes; 1 GiB when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_cap: Option<u64>,
+    /// The process is no runner but somebody's executor: it has no control channel and may be told to stop at any time.
+    #[serde(default)]
+    pub executor: bool,
+    /// A file that the process reads as its standard input, where it has no terminal; nothing to read when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<String>,
 }
 
 /// `host.json`: who the host is, so that a later server can prove it. Times identify a process beyond its pid,

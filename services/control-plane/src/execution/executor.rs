@@ -1,6 +1,6 @@
-//! One executor process, and the only place that starts one.
+//! An executor process that answers one question, and that nobody needs when its asker is gone.
 //!
-//! An executor leads a process group of its own and dies with this process by a parent-death signal. SIGTERM goes to
+//! It leads a process group of its own and dies with this process by a parent-death signal. SIGTERM goes to
 //! it alone, since it knows how to save; whichever way it ends, everything it started ends with it, found by what is
 //! in its environment also where it left the tree.
 
@@ -10,6 +10,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use process::{Child, Group, Launch, Marker, Spawner, Tree, signal};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 
 use crate::settings::ExecutorSetting;
@@ -65,15 +66,6 @@ impl Executor {
         })
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.pid()
-    }
-
-    /// Asks it to save and exit. One that has just exited cannot hear it.
-    pub(crate) fn terminate(&self) {
-        let _ = self.child.pidfd().send(signal::SIGTERM);
-    }
-
     /// Ends it and everything it started; returns when they are gone, or after a few seconds.
     pub(crate) async fn kill(&self) {
         let tree = Tree::of(self.child.identity().clone()).and_marked(self.marker.clone());
@@ -97,9 +89,17 @@ impl Drop for Executor {
     }
 }
 
-/// Ends every process that carries `marker`, and whose executor was waited for or was never this process's child.
+/// Ends every process that carries `marker`, hosts included. None of them may be a child of this process whose status
+/// is still wanted.
 pub(crate) async fn sweep(marker: Marker) {
     end_now(Tree::marked_only(marker)).await;
+}
+
+/// Writes the order and closes stdin. An executor that does not read it is its own affair.
+pub(crate) async fn feed(mut stdin: impl AsyncWrite + Unpin, order: Vec<u8>) {
+    if let Err(error) = stdin.write_all(&order).await {
+        tracing::debug!(%error, "an executor did not read its order");
+    }
 }
 
 async fn end_now(tree: Tree) {

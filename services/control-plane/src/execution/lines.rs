@@ -1,18 +1,9 @@
-//! Lines of a pipe, each bounded: an executor can print what it likes without making this process grow.
+//! Lines, each bounded: an executor can print what it likes without making this process grow.
 
+use std::collections::VecDeque;
 use std::io;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
-
-/// Reads lines of at most `limit` bytes.
-#[derive(Debug)]
-pub(crate) struct Lines<R> {
-    reader: BufReader<R>,
-    limit: usize,
-    line: Vec<u8>,
-    /// Bytes of the current line, those past the limit included.
-    length: usize,
-}
 
 /// One line, without its newline.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,38 +14,85 @@ pub(crate) struct Line {
     pub(crate) cut: bool,
 }
 
+/// Cuts bytes, as they come, into lines of at most `limit` bytes. All it knows is the line begun, so that it can be
+/// stored and gone on with by another process.
+#[derive(Debug)]
+pub(crate) struct Splitter {
+    limit: usize,
+    /// The line begun; one byte over the limit stands for all that is dropped of it.
+    begun: Vec<u8>,
+}
+
+impl Splitter {
+    /// Goes on with the line `begun`.
+    pub(crate) fn new(limit: usize, begun: Vec<u8>) -> Self {
+        Self { limit, begun }
+    }
+
+    /// The line begun.
+    pub(crate) fn begun(&self) -> &[u8] {
+        &self.begun
+    }
+
+    /// Takes more bytes and hands out each line that they complete.
+    pub(crate) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(Line)) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (part, complete) = match piece.split_last() {
+                Some((b'\n', part)) => (part, true),
+                _ => (piece, false),
+            };
+            let room = (self.limit + 1).saturating_sub(self.begun.len());
+            self.begun.extend_from_slice(&part[..part.len().min(room)]);
+            if complete {
+                each(self.take());
+            }
+        }
+    }
+
+    /// The last line, where it has no newline.
+    pub(crate) fn finish(&mut self) -> Option<Line> {
+        (!self.begun.is_empty()).then(|| self.take())
+    }
+
+    fn take(&mut self) -> Line {
+        let mut bytes = std::mem::take(&mut self.begun);
+        let cut = bytes.len() > self.limit;
+        bytes.truncate(self.limit);
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+        Line { bytes, cut }
+    }
+}
+
+/// The lines of a pipe.
+#[derive(Debug)]
+pub(crate) struct Lines<R> {
+    reader: BufReader<R>,
+    splitter: Splitter,
+    ready: VecDeque<Line>,
+}
+
 impl<R: AsyncRead + Unpin> Lines<R> {
     pub(crate) fn new(pipe: R, limit: usize) -> Self {
-        Self { reader: BufReader::with_capacity(32 * 1024, pipe), limit, line: Vec::new(), length: 0 }
+        let reader = BufReader::with_capacity(32 * 1024, pipe);
+        Self { reader, splitter: Splitter::new(limit, Vec::new()), ready: VecDeque::new() }
     }
 
     /// The next line; the last one need not end in a newline. Safe to cancel: a line begun is kept.
     pub(crate) async fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
+            if let Some(line) = self.ready.pop_front() {
+                return Ok(Some(line));
+            }
             let chunk = self.reader.fill_buf().await?;
             if chunk.is_empty() {
-                return Ok((self.length > 0).then(|| self.take()));
+                return Ok(self.splitter.finish());
             }
-            let newline = chunk.iter().position(|byte| *byte == b'\n');
-            let part = &chunk[..newline.unwrap_or(chunk.len())];
-            let room = self.limit.saturating_sub(self.line.len());
-            self.line.extend_from_slice(&part[..part.len().min(room)]);
-            self.length += part.len();
-            let used = part.len() + usize::from(newline.is_some());
+            self.splitter.feed(chunk, |line| self.ready.push_back(line));
+            let used = chunk.len();
             self.reader.consume(used);
-            if newline.is_some() {
-                return Ok(Some(self.take()));
-            }
         }
-    }
-
-    fn take(&mut self) -> Line {
-        let cut = std::mem::take(&mut self.length) > self.line.len();
-        let mut bytes = std::mem::take(&mut self.line);
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-        Line { bytes, cut }
     }
 }
 
@@ -85,5 +123,24 @@ mod tests {
         text.extend_from_slice(b"\nnext\n1234\n");
         let expected = [("xxxx", true), ("next", false), ("1234", false)].map(|(t, c)| (t.to_owned(), c));
         assert_eq!(lines(&text, 4).await, expected);
+    }
+
+    #[test]
+    fn another_splitter_goes_on_wherever_the_first_one_stopped() {
+        let text = b"one\ntoo long for it\ntwo\r\nthree";
+        let all = |cut: usize| {
+            let mut found = Vec::new();
+            let mut first = Splitter::new(6, Vec::new());
+            first.feed(&text[..cut], |line| found.push(line));
+            let mut second = Splitter::new(6, first.begun().to_vec());
+            second.feed(&text[cut..], |line| found.push(line));
+            found.extend(second.finish());
+            found
+        };
+        let line = |text: &str, cut| Line { bytes: text.as_bytes().to_vec(), cut };
+        for cut in 0..=text.len() {
+            let want = [line("one", false), line("too lo", true), line("two", false), line("three", false)];
+            assert_eq!(all(cut), want, "cut at {cut}");
+        }
     }
 }

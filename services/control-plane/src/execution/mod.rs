@@ -1,18 +1,23 @@
-//! One job, from claimed to over: its executor is started, told, heard, stopped and accounted for.
+//! One job, from claimed to over: its executor is started, heard, stopped and accounted for.
 //!
 //! ```text
-//!             +-- stdin: the job
-//! executor ---+-- stdout --> read --> [bounded] --> Recorder --> store, heads
-//!             +-- stderr --> Journal --> the job's log
+//! control plane                        host (its own session)          executor
+//!   Hearing  <-- log, in pages ------- appends stdout, stderr, exit <-- its pipes
+//!   Stopping --- wish, over a socket -> SIGTERM, SIGKILL -------------> saves a checkpoint, exits
 //! ```
 //!
-//! A job whose control plane goes down stays `running` in the database. The next life finds it so, queues it again
-//! and resumes it from its newest checkpoint, or from where it was created to start.
+//! A life is one executor in one host. It goes on when the control plane is killed; the next one finds it in the
+//! database, hears what it wrote meanwhile, and goes on as if it had started it. A life that ends before its job does
+//! (it was asked to save and exit, or its host was killed) is followed by another one, which goes on from the job's
+//! newest checkpoint, or from where the job was created to start.
 
 mod ending;
 mod executor;
+mod hearing;
 mod journal;
+mod life;
 mod lines;
+mod link;
 mod recorder;
 mod stopping;
 
@@ -20,156 +25,167 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde_json::value::RawValue;
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use hosting::{Place, Started};
+use process::Child;
+use tokio::net::UnixStream;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::checkpoints;
 use crate::core::Core;
 use crate::event::Event;
 use crate::job::{Job, ResumePoint};
+use crate::store::Life;
 
-use ending::Intent;
-use recorder::Recorder;
+use ending::{Circumstances, End, Fate};
+use hearing::Hearing;
+use link::Wish;
 use stopping::Stopping;
 
-pub(crate) use executor::{Executor, Pipes, sweep};
+pub(crate) use executor::{Executor, Pipes, feed, sweep};
 pub(crate) use journal::tail;
+pub(crate) use life::LIVES;
 pub(crate) use lines::Lines;
 
-/// How long the pipes of an exited executor may stay open: something left its group and still holds them.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-
-/// What an executor reads on its stdin.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Order<'a> {
-    job_id: &'a str,
-    config: &'a RawValue,
-    resume_from: Option<ResumePoint>,
-}
+/// How long a host may take to go once its job is accounted for.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+/// Between two tries of a statement that the database refused: the first pause, and the longest one.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// Runs `job`, which was claimed, until its executor is gone. `cancel` asks for its end.
 pub(crate) async fn run(core: Arc<Core>, job: Job, cancel: CancellationToken) {
     let id = job.id.clone();
-    if let Err(error) = Box::pin(train(core, job, cancel)).await {
-        tracing::error!(job = id, %error, "a job cannot be recorded; the next start resumes it");
+    report(&id, Box::pin(begin(core, job, cancel)).await);
+}
+
+/// Goes on with the life that an earlier control plane left.
+pub(crate) async fn take_up(core: Arc<Core>, job: Job, life: Life, cancel: CancellationToken) {
+    let id = job.id.clone();
+    let place = life::place_of(&core, &job, &life);
+    report(&id, Box::pin(attend(core, job, life, place, None, cancel)).await);
+}
+
+fn report(job: &str, outcome: Result<(), sqlx::Error>) {
+    if let Err(error) = outcome {
+        tracing::error!(job, %error, "a job cannot be recorded; the next start goes on with it");
     }
 }
 
-async fn train(core: Arc<Core>, job: Job, cancel: CancellationToken) -> Result<(), sqlx::Error> {
+async fn begin(core: Arc<Core>, job: Job, cancel: CancellationToken) -> Result<(), sqlx::Error> {
     // Between the claim and the moment that a cancel could find this job's token, one may have been asked for.
-    if core.store.reread(job.ord).await?.cancel_requested_at.is_some() {
-        return finish(&core, &job, &Event::cancelled()).await;
-    }
-    let dir = core.job_dir(&job.id);
-    if let Err(error) = tokio::fs::create_dir_all(&dir).await {
-        let error = format!("the job's folder cannot be created: {error}");
-        return finish(&core, &job, &Event::failed(&error)).await;
+    if patiently(&core, || core.store.reread(job.ord)).await?.cancel_requested_at.is_some() {
+        return settle(&core, &job, Fate::Over(Event::cancelled())).await;
     }
     let resume = resume_point(&core, &job).await?;
-    let setting = &core.settings.executor;
-    let started = Executor::start(setting, &setting.train_args, core.job_marker(&job.id)).await;
-    let (executor, pipes) = match started {
-        Ok(started) => started,
-        Err(error) => {
-            let program = setting.program.display();
-            let error =
-                format!("the executor {program} cannot be started: {error}; check the executor setting");
-            return finish(&core, &job, &Event::failed(&error)).await;
+    tracing::info!(job = job.id, resumed = resume.is_some(), "starting an executor");
+    match life::begin(&core, &job, resume).await? {
+        Ok((life, started)) => {
+            let place = life::place_of(&core, &job, &life);
+            attend(core, job, life, place, Some(started), cancel).await
         }
-    };
-    tracing::info!(job = job.id, pid = executor.pid(), resumed = resume.is_some(), "executor started");
-
-    let Ran { exit, tail, intent, terminal } =
-        hear_out(&core, &job, executor, pipes, order(&job, resume), cancel).await?;
-    tracing::info!(job = job.id, exit, "executor ended");
-    match ending::ending(terminal, intent, &exit, &tail) {
-        Some(event) => finish(&core, &job, &event).await,
-        None => Ok(()),
+        Err(why) => settle(&core, &job, Fate::Over(Event::failed(&why))).await,
     }
 }
 
-/// What an executor's life came to.
-struct Ran {
-    /// In words.
-    exit: String,
-    /// The last lines of its stderr.
-    tail: String,
-    /// What it was last asked to do.
-    intent: Intent,
-    /// Whether the job is over already.
-    terminal: bool,
-}
-
-/// Tells the executor its job, records what it says, and stops it when that is asked; until it is gone.
-async fn hear_out(
-    core: &Arc<Core>,
-    job: &Job,
-    mut executor: Executor,
-    Pipes { stdin, stdout, stderr }: Pipes,
-    order: Vec<u8>,
+/// Hears the life until its executor is gone, stopping it when that is asked, and accounts for it.
+async fn attend(
+    core: Arc<Core>,
+    job: Job,
+    life: Life,
+    place: Place,
+    started: Option<Started>,
     cancel: CancellationToken,
-) -> Result<Ran, sqlx::Error> {
-    let history = core.store.history(job.ord).await?;
-    let (journal, writer) = journal::open(core.job_dir(&job.id).join("executor.log"));
-    let (intent, intent_seen) = watch::channel(Intent::Train);
-    let ended = CancellationToken::new();
-    let recorder = Recorder::new(core.clone(), job, intent_seen, journal.clone(), history, ended.clone());
-    let (read, lines) = recorder::read(stdout, journal.clone());
-    let feeding = tokio::spawn(feed(stdin, order));
-    let pipes = [tokio::spawn(read), tokio::spawn(journal.copy(stderr))];
-    let log = tokio::spawn(writer.run());
-    // A database that refuses for good ends the executor too: what it does could not be recorded.
-    let broken = CancellationToken::new();
-    let alarm = broken.clone();
-    let recording = tokio::spawn(async move { recorder.run(lines).await.inspect_err(|_| alarm.cancel()) });
-
-    let stopping = Stopping { core, cancel, broken, ended: ended.clone(), intent };
-    let (exit, intent) = stopping.until_exit(&mut executor).await;
-    feeding.abort();
-    drain(pipes).await;
-    recording.await.unwrap_or_else(|panic| Err(sqlx::Error::Io(std::io::Error::other(panic))))?;
-    let tail = log.await.unwrap_or_default();
-    let exit = exit.map_or_else(|error| format!("cannot be waited for ({error})"), ending::describe);
-    Ok(Ran { exit, tail, intent, terminal: ended.is_cancelled() })
+) -> Result<(), sqlx::Error> {
+    let is_ours = started.is_some();
+    let (child, stream): (Option<Child>, Option<UnixStream>) =
+        started.map_or((None, None), |started| (Some(started.child), Some(started.stream)));
+    if patiently(&core, || core.store.reread(job.ord)).await?.cancel_requested_at.is_some() {
+        cancel.cancel();
+    }
+    let (wishes, ended) = (watch::Sender::new(Wish::Train), CancellationToken::new());
+    let mut hearing = Hearing::new(&core, &job, &place, life, cancel.clone(), ended.clone()).await?;
+    let stopping = Stopping {
+        core: &core,
+        place: &place,
+        cancel: cancel.clone(),
+        ended: ended.clone(),
+        wishes: &wishes,
+    };
+    let mut end = tokio::select! {
+        end = hearing.to_the_end(stream, &wishes) => end?,
+        never = stopping.watch() => match never {},
+    };
+    if let End::HostGone { in_vain } = &mut end {
+        *in_vain = is_ours && !hearing.has_recorded && !hearing.life.asked;
+        tracing::warn!(job = job.id, "a host was killed, and its executor with it");
+        hearing.journal.note("the host was killed, and the executor with it");
+        hearing.journal.flush().await;
+        sweep(core.job_marker(&job.id)).await;
+    }
+    tracing::info!(job = job.id, ?end, "executor ended");
+    let known = Circumstances {
+        terminal: ended.is_cancelled(),
+        cancelled: cancel.is_cancelled(),
+        asked: hearing.life.asked || core.suspend.is_cancelled(),
+    };
+    let fate = ending::fate(&end, known, &hearing.journal.tail());
+    settle(&core, &job, fate).await?;
+    leave(child, &place).await;
+    checkpoints::prune_later(&core, job);
+    Ok(())
 }
 
-/// Appends the job's last event.
-async fn finish(core: &Core, job: &Job, event: &Event) -> Result<(), sqlx::Error> {
-    recorder::append(core, job.ord, &[recorder::entry(event, &job.id)]).await.map(|_| ())
+/// Records what became of the job, and that it has no executor any more.
+async fn settle(core: &Core, job: &Job, fate: Fate) -> Result<(), sqlx::Error> {
+    let (last, again) = match fate {
+        Fate::Stands => (None, false),
+        Fate::Over(event) => (Some(recorder::entry(&event, &job.id, &wire::now())), false),
+        Fate::Again => (None, true),
+    };
+    let settled = patiently(core, || core.store.settle(job.ord, last.as_ref(), again)).await?;
+    core.heads.publish(job.ord, settled.last_seq);
+    if again {
+        core.bell.notify_one();
+    }
+    Ok(())
 }
 
-/// Where this life starts: the job's own newest checkpoint, else the one that it was created to start from.
+/// Reaps the host, which goes by itself, and removes its folder: what stood there is in the history and in the job's log.
+async fn leave(child: Option<Child>, place: &Place) {
+    if let Some(mut child) = child {
+        let _ = tokio::time::timeout(LEAVE_LIMIT, child.wait()).await;
+    }
+    if let Err(error) = tokio::fs::remove_dir_all(place.dir()).await {
+        tracing::debug!(%error, "a host's folder stays");
+    }
+}
+
+/// Where a new life starts: the job's own newest checkpoint, else the one that it was created to start from.
 async fn resume_point(core: &Core, job: &Job) -> Result<Option<ResumePoint>, sqlx::Error> {
-    let own = core.store.checkpoint(job.ord, None).await?;
+    let own = patiently(core, || core.store.checkpoint(job.ord, None)).await?;
     Ok(own.filter(|point| Path::new(&point.dir).is_dir()).or_else(|| job.resume_point()))
 }
 
-fn order(job: &Job, resume_from: Option<ResumePoint>) -> Vec<u8> {
-    let config: &RawValue = serde_json::from_str(&job.config).expect("a config is stored once it parsed");
-    let order = Order { job_id: &job.id, config, resume_from };
-    let mut line = serde_json::to_vec(&order).expect("strings, numbers and raw JSON always serialise");
-    line.push(b'\n');
-    line
-}
-
-/// Writes the order and closes stdin. An executor that does not read it is its own affair.
-pub(crate) async fn feed(mut stdin: impl AsyncWrite + Unpin, order: Vec<u8>) {
-    if let Err(error) = stdin.write_all(&order).await {
-        tracing::debug!(%error, "an executor did not read its order");
-    }
-}
-
-/// Waits for the ends of an exited executor's pipes; then lets go of them.
-async fn drain(pipes: [JoinHandle<()>; 2]) {
-    let until = Instant::now() + DRAIN_LIMIT;
-    for mut pipe in pipes {
-        if tokio::time::timeout_at(until, &mut pipe).await.is_err() {
-            pipe.abort();
+/// Does `statement` until the database takes it: a full or failing disk may be mended, and the executor goes on
+/// meanwhile.
+///
+/// # Errors
+/// What the database said last, when the control plane's time is over.
+async fn patiently<T, F: Future<Output = Result<T, sqlx::Error>>>(
+    core: &Core,
+    statement: impl Fn() -> F,
+) -> Result<T, sqlx::Error> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match statement().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        tracing::warn!(%error, ?pause, "the database refused; trying again");
+        tokio::select! {
+            () = core.kill.cancelled() => return Err(error),
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
         }
     }
 }

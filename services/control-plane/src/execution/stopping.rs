@@ -1,18 +1,28 @@
 //! When an executor is asked to stop, and what follows if it does not.
 //!
-//! SIGTERM asks it to save a checkpoint and exit; after the grace its group gets SIGKILL. Three things ask: a cancel,
-//! the control plane going down, and its own terminal event, after which it gets one grace to leave by itself.
+//! SIGTERM asks it to save a checkpoint and exit; after the grace its tree is killed; a host that does not manage even
+//! that is killed itself, and the executor with it. Three things ask: a cancel, the control plane going down, and its
+//! own terminal event, after which it gets one grace to leave by itself.
 
-use std::io;
-use std::process::ExitStatus;
+use std::convert::Infallible;
+use std::time::Duration;
 
+use hosting::Place;
+use process::{PidFd, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::ending::Intent;
-use super::executor::Executor;
+use super::link::Wish;
 use crate::core::Core;
+
+/// How long a host may take to kill its tree.
+const HOST_LIMIT: Duration = Duration::from_secs(10);
+
+const CANCELLED: &str = "the job is cancelled";
+const GOING_DOWN: &str = "the control plane goes down; the job goes on in its next life";
+const OVER: &str = "the job is over";
+const TOO_SLOW: &str = "it did not stop in time";
 
 /// How far the stopping has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,61 +32,67 @@ enum Phase {
     Lingering(Instant),
     /// It was asked; at the time it is killed.
     Asked(Instant),
-    Killed,
+    /// Its host was told to kill it; at the time the host is killed.
+    Killed(Instant),
+    /// Nothing more can be done.
+    Abandoned,
 }
 
 /// Everything that can stop one executor.
 pub(super) struct Stopping<'a> {
     pub(super) core: &'a Core,
+    pub(super) place: &'a Place,
     /// The job is to be cancelled.
     pub(super) cancel: CancellationToken,
-    /// Nothing more can be recorded.
-    pub(super) broken: CancellationToken,
     /// The job has its terminal event.
     pub(super) ended: CancellationToken,
-    /// What the executor is asked to do, for the recorder to see.
-    pub(super) intent: watch::Sender<Intent>,
+    /// Where the host is told what is wished for.
+    pub(super) wishes: &'a watch::Sender<Wish>,
 }
 
 impl Stopping<'_> {
-    /// Waits until `executor` has exited, stopping it when asked. Also says what it was last asked to do.
-    pub(super) async fn until_exit(self, executor: &mut Executor) -> (io::Result<ExitStatus>, Intent) {
-        let mut phase = Phase::Running;
+    /// Stops the executor when that is asked. To be dropped when the executor is gone.
+    pub(super) async fn watch(self) -> Infallible {
+        let (core, mut phase) = (self.core, Phase::Running);
         loop {
-            let intent = *self.intent.borrow();
             let deadline = match phase {
-                Phase::Running | Phase::Killed => None,
-                Phase::Lingering(at) | Phase::Asked(at) => Some(at),
+                Phase::Running | Phase::Abandoned => None,
+                Phase::Lingering(at) | Phase::Asked(at) | Phase::Killed(at) => Some(at),
             };
-            let next = tokio::select! {
+            let may_ask = matches!(phase, Phase::Running | Phase::Lingering(_));
+            let may_kill = may_ask || matches!(phase, Phase::Asked(_));
+            phase = tokio::select! {
                 biased;
-                exit = executor.wait() => return (exit, intent),
-                () = self.core.kill.cancelled(), if phase != Phase::Killed => Phase::Killed,
-                () = self.broken.cancelled(), if phase != Phase::Killed => Phase::Killed,
-                () = self.cancel.cancelled(), if intent != Intent::Cancel => self.ask(Intent::Cancel, phase),
-                () = self.core.suspend.cancelled(), if intent == Intent::Train => self.ask(Intent::Suspend, phase),
+                () = core.kill.cancelled(), if may_kill => self.end(GOING_DOWN),
+                () = self.cancel.cancelled(), if may_ask => self.ask(CANCELLED),
+                () = core.suspend.cancelled(), if may_ask => self.ask(GOING_DOWN),
                 () = self.ended.cancelled(), if phase == Phase::Running => Phase::Lingering(self.grace()),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => match phase {
-                    Phase::Lingering(_) => Phase::Asked(self.grace()),
-                    _ => Phase::Killed,
+                    Phase::Lingering(_) => self.ask(OVER),
+                    Phase::Asked(_) => self.end(TOO_SLOW),
+                    _ => self.abandon(),
                 },
             };
-            match (phase, next) {
-                (Phase::Running | Phase::Lingering(_), Phase::Asked(_)) => executor.terminate(),
-                (_, Phase::Killed) => executor.kill().await,
-                _ => {}
-            }
-            phase = next;
         }
     }
 
-    /// Changes the intent. A second request to stop does not prolong the grace.
-    fn ask(&self, intent: Intent, phase: Phase) -> Phase {
-        self.intent.send_replace(intent);
-        match phase {
-            Phase::Running | Phase::Lingering(_) => Phase::Asked(self.grace()),
-            Phase::Asked(_) | Phase::Killed => phase,
+    fn ask(&self, why: &'static str) -> Phase {
+        self.wishes.send_replace(Wish::Save(why));
+        Phase::Asked(self.grace())
+    }
+
+    fn end(&self, why: &'static str) -> Phase {
+        self.wishes.send_replace(Wish::End(why));
+        Phase::Killed(Instant::now() + HOST_LIMIT)
+    }
+
+    fn abandon(&self) -> Phase {
+        let host = self.place.identity();
+        tracing::error!(?host, "a host does not end its executor; both are killed");
+        if let Some(host) = host.and_then(|host| PidFd::open(&host).ok()) {
+            let _ = host.send(signal::SIGKILL);
         }
+        Phase::Abandoned
     }
 
     /// When a grace that begins now is over.

@@ -75,6 +75,9 @@ pub(super) async fn create(
             Ok(HttpResponse::Created().json(one(job)))
         }
         Created::Existing(job) => Ok(HttpResponse::Ok().json(one(job))),
+        Created::NoCheckpoint => Err(Refusal::NotFound(
+            "resumeFrom: that checkpoint was removed just now; name a newer one".into(),
+        )),
     }
 }
 
@@ -91,7 +94,10 @@ pub(super) async fn checkpoint(core: &Core, job: &Job, step: Option<i64>) -> Res
     let Some(point) = core.store.checkpoint(job.ord, step).await? else {
         let steps = core.store.checkpoint_steps(job.ord, NAMED_STEPS).await?;
         let at = step.map(|step| format!(" at step {step}")).unwrap_or_default();
-        return Err(Refusal::NotFound(format!("job {} has no checkpoint{at}; it has: {steps:?}", job.id)));
+        return Err(Refusal::NotFound(format!(
+            "job {} has no checkpoint{at}; it has: {steps:?} (the newest {} are kept: controlPlane.keepCheckpoints)",
+            job.id, core.settings.keep_checkpoints
+        )));
     };
     if !tokio::fs::metadata(&point.dir).await.is_ok_and(|meta| meta.is_dir()) {
         return Err(Refusal::NotFound(format!(

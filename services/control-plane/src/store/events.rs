@@ -3,8 +3,9 @@
 use sqlx::{Sqlite, Transaction};
 
 use super::Store;
+use super::lives::{Life, hear_in};
 use crate::event::EventKind;
-use crate::job::{JobStatus, ResumePoint};
+use crate::job::{Job, JobStatus, ResumePoint};
 
 /// One event to append, rendered.
 #[derive(Debug, Clone)]
@@ -13,6 +14,8 @@ pub(crate) struct Entry {
     pub(crate) step: Option<i64>,
     /// The object as it will be served.
     pub(crate) data: String,
+    /// When it happened.
+    pub(crate) at: String,
     /// For `checkpoint.saved`: the folder it is in, so that it can be resumed from and sampled.
     pub(crate) checkpoint_dir: Option<String>,
     /// For `training.failed`: what the job's `error` becomes.
@@ -46,12 +49,19 @@ pub(crate) struct History {
 }
 
 impl Store {
-    /// Appends `entries` in order, up to and including the first that ends the job.
+    /// Appends `entries` in order, up to and including the first that ends the job, and records how far `life` is
+    /// heard.
     ///
     /// A checkpoint that is already recorded is not announced again. Nothing is appended to a terminal job.
-    pub(crate) async fn append(&self, job: i64, entries: &[Entry]) -> Result<Appended, sqlx::Error> {
+    pub(crate) async fn append(
+        &self,
+        job: i64,
+        entries: &[Entry],
+        life: &Life,
+    ) -> Result<Appended, sqlx::Error> {
         let mut tx = self.write.begin().await?;
         let appended = append_in(&mut tx, job, entries).await?;
+        hear_in(&mut tx, job, life).await?;
         tx.commit().await?;
         Ok(appended)
     }
@@ -103,7 +113,7 @@ impl Store {
     ) -> Result<Option<ResumePoint>, sqlx::Error> {
         let row: Option<(i64, String)> = sqlx::query_as(
             "SELECT step, dir FROM checkpoints
-             WHERE job = $1 AND ($2 IS NULL OR step = $2) ORDER BY step DESC LIMIT 1",
+             WHERE job = $1 AND removed_at IS NULL AND ($2 IS NULL OR step = $2) ORDER BY step DESC LIMIT 1",
         )
         .bind(job)
         .bind(step)
@@ -114,11 +124,57 @@ impl Store {
 
     /// The steps that `job` has checkpoints of: the newest `limit`, newest first.
     pub(crate) async fn checkpoint_steps(&self, job: i64, limit: i64) -> Result<Vec<i64>, sqlx::Error> {
-        sqlx::query_scalar("SELECT step FROM checkpoints WHERE job = $1 ORDER BY step DESC LIMIT $2")
+        sqlx::query_scalar(
+            "SELECT step FROM checkpoints WHERE job = $1 AND removed_at IS NULL ORDER BY step DESC LIMIT $2",
+        )
+        .bind(job)
+        .bind(limit)
+        .fetch_all(&self.read)
+        .await
+    }
+
+    /// Declares the checkpoints of `job` removed that were recorded before `before`, are not among its `keep` newest
+    /// ones, and that no job was created to go on from. Answers with their folders.
+    pub(crate) async fn retire_checkpoints(
+        &self,
+        job: &Job,
+        keep: usize,
+        before: &str,
+    ) -> Result<Vec<String>, sqlx::Error> {
+        sqlx::query_scalar(
+            "UPDATE checkpoints SET removed_at = $4
+             WHERE job = $1 AND removed_at IS NULL AND created_at <= $3
+               AND step NOT IN (SELECT step FROM checkpoints WHERE job = $1 AND removed_at IS NULL
+                                ORDER BY step DESC LIMIT $2)
+               AND step NOT IN (SELECT resume_step FROM jobs WHERE resume_job_id = $5)
+             RETURNING dir",
+        )
+        .bind(job.ord)
+        .bind(i64::try_from(keep).unwrap_or(i64::MAX))
+        .bind(before)
+        .bind(wire::now())
+        .bind(&job.id)
+        .fetch_all(&self.write)
+        .await
+    }
+
+    /// The folders of the checkpoints that `job` has.
+    pub(crate) async fn checkpoint_dirs(&self, job: i64) -> Result<Vec<String>, sqlx::Error> {
+        sqlx::query_scalar("SELECT dir FROM checkpoints WHERE job = $1 AND removed_at IS NULL")
             .bind(job)
-            .bind(limit)
             .fetch_all(&self.read)
             .await
+    }
+
+    /// The jobs that have more than `keep` checkpoints.
+    pub(crate) async fn jobs_with_many_checkpoints(&self, keep: usize) -> Result<Vec<Job>, sqlx::Error> {
+        sqlx::query_as(
+            "SELECT * FROM jobs WHERE ord IN (SELECT job FROM checkpoints WHERE removed_at IS NULL
+                                              GROUP BY job HAVING count(*) > $1)",
+        )
+        .bind(i64::try_from(keep).unwrap_or(i64::MAX))
+        .fetch_all(&self.read)
+        .await
     }
 }
 
@@ -158,7 +214,7 @@ pub(super) async fn append_in(
             .bind(last_seq)
             .bind(status.as_str())
             .bind(&entry.error)
-            .bind(wire::now())
+            .bind(&entry.at)
             .execute(&mut **tx)
             .await?;
             return Ok(Appended { last_seq, terminal: true });
@@ -192,7 +248,7 @@ async fn record_checkpoint(
     .rows_affected()
         == 1;
     if !fresh {
-        sqlx::query("UPDATE checkpoints SET dir = $3 WHERE job = $1 AND step = $2")
+        sqlx::query("UPDATE checkpoints SET dir = $3, removed_at = NULL WHERE job = $1 AND step = $2")
             .bind(job)
             .bind(step)
             .bind(dir)

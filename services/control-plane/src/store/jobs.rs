@@ -32,6 +32,8 @@ pub(crate) enum Created {
     New(Job),
     /// The one that an earlier request with that client run id made.
     Existing(Job),
+    /// The checkpoint to go on from was removed meanwhile.
+    NoCheckpoint,
 }
 
 /// Which job of a project.
@@ -78,6 +80,9 @@ impl Store {
         .fetch_optional(&mut *tx)
         .await?;
         let client_run_id = new.client_run_id.as_deref().unwrap_or_default();
+        if inserted.is_some() && !has_resume_point(&mut tx, &new).await? {
+            return Ok(Created::NoCheckpoint);
+        }
         let Some(mut job) = inserted else {
             let job = lock_in(&mut tx, &new.project_id, Which::ClientRunId(client_run_id)).await?;
             return Ok(Created::Existing(job.ok_or(sqlx::Error::RowNotFound)?));
@@ -134,6 +139,16 @@ impl Store {
             .await
     }
 
+    /// Whether there is a job that is not over, or whose executor has not been accounted for.
+    pub(crate) async fn has_live_jobs(&self) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM jobs WHERE status = 'queued')
+                 OR EXISTS (SELECT 1 FROM jobs WHERE status = 'running') OR EXISTS (SELECT 1 FROM lives)",
+        )
+        .fetch_one(&self.read)
+        .await
+    }
+
     /// Takes the oldest queued job and makes it `running`.
     pub(crate) async fn claim_job(&self) -> Result<Option<Job>, sqlx::Error> {
         sqlx::query_as(
@@ -178,12 +193,16 @@ impl Store {
         Ok(outcome)
     }
 
-    /// The jobs that an earlier life left `running`, in order.
-    pub(crate) async fn running_jobs(&self) -> Result<Vec<Job>, sqlx::Error> {
-        sqlx::query_as("SELECT * FROM jobs WHERE status = 'running' ORDER BY ord").fetch_all(&self.read).await
+    /// The jobs that an earlier control plane left `running` without an executor, in order.
+    pub(crate) async fn jobs_without_life(&self) -> Result<Vec<Job>, sqlx::Error> {
+        sqlx::query_as(
+            "SELECT * FROM jobs WHERE status = 'running' AND ord NOT IN (SELECT job FROM lives) ORDER BY ord",
+        )
+        .fetch_all(&self.read)
+        .await
     }
 
-    /// Puts a job whose executor is gone where it can go on: cancelled if that was asked for, else queued again.
+    /// Puts a job without an executor where it can go on: cancelled if that was asked for, else queued again.
     pub(crate) async fn take_up_job(&self, job: Job) -> Result<JobStatus, sqlx::Error> {
         let mut tx = self.write.begin().await?;
         let status = if job.cancel_requested_at.is_some() {
@@ -220,16 +239,31 @@ async fn lock_in(
 
 /// Ends a job that no executor works on.
 async fn cancel_in(tx: &mut Transaction<'static, Sqlite>, job: Job) -> Result<Job, sqlx::Error> {
-    let event = Event::cancelled();
+    let (event, at) = (Event::cancelled(), wire::now());
     let entry = Entry {
         kind: event.kind,
         step: None,
-        data: event.render(&job.id, &wire::now()),
+        data: event.render(&job.id, &at),
+        at,
         checkpoint_dir: None,
         error: None,
     };
     append_in(tx, job.ord, &[entry]).await?;
     sqlx::query_as("SELECT * FROM jobs WHERE ord = $1").bind(job.ord).fetch_one(&mut **tx).await
+}
+
+/// Whether the checkpoint that `new` is to go on from is still there; from then on it stays.
+async fn has_resume_point(tx: &mut Transaction<'static, Sqlite>, new: &NewJob) -> Result<bool, sqlx::Error> {
+    let Some((job, point)) = &new.resume else { return Ok(true) };
+    let found: Option<i64> = sqlx::query_scalar(
+        "SELECT 1 FROM checkpoints JOIN jobs ON jobs.ord = checkpoints.job
+         WHERE jobs.id = $1 AND checkpoints.step = $2 AND checkpoints.removed_at IS NULL",
+    )
+    .bind(job)
+    .bind(point.step)
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(found.is_some())
 }
 
 async fn is_tombstoned(

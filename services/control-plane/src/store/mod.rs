@@ -11,6 +11,7 @@
 mod accounts;
 mod events;
 mod jobs;
+mod lives;
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use sqlx::sqlite::{
 pub(crate) use accounts::{Account, Org, Project};
 pub(crate) use events::{Entry, History, StoredEvent};
 pub(crate) use jobs::{Cancelling, Created, NewJob, Which};
+pub(crate) use lives::Life;
 
 /// Long enough for any statement here; a connection that cannot be had by then is an error, not a hang.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(10);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use control_plane::{ControlPlane, ExecutorSetting, Handle, Settings};
+use control_plane::{ControlPlane, ExecutorSetting, Handle, HostSetting, Settings};
 use futures_util::StreamExt as _;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -22,8 +22,54 @@ pub(crate) fn scripted() -> ExecutorSetting {
     ExecutorSetting::command("node", [script])
 }
 
+/// The real host, with its sockets in the test's folder.
+fn hosts(dir: &Path) -> HostSetting {
+    HostSetting { command: vec![testkit::midrun().into(), "run-host".into()], socket_dir: dir.join("s") }
+}
+
+/// Settings of a control plane in `dir`.
+pub(crate) fn settings_in(dir: &Path) -> Settings {
+    Settings::new(dir.join("state"), scripted(), hosts(dir))
+}
+
+/// A folder that goes away, and with it every process of the jobs in it: hosts outlive whoever started them.
+pub(crate) struct Folder(TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        // Short: sockets are below it.
+        Self(tempfile::Builder::new().prefix("cp-").tempdir().unwrap())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// What is left of the jobs' hosts and executors.
+    pub(crate) fn processes(&self) -> Vec<process::Identity> {
+        self.trees().into_iter().flat_map(|tree| tree.members().unwrap()).collect()
+    }
+
+    fn trees(&self) -> Vec<process::Tree> {
+        let jobs = std::fs::read_dir(self.path().join("state/jobs")).into_iter().flatten().flatten();
+        let marker = |dir: PathBuf| process::Marker {
+            name: "MIDRUN_JOB_DIR".to_owned(),
+            value: dir.canonicalize().unwrap().to_str().unwrap().to_owned(),
+        };
+        jobs.map(|job| process::Tree::marked_only(marker(job.path()))).collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        for tree in self.trees() {
+            process::kill_tree(tree, Duration::ZERO);
+        }
+    }
+}
+
 pub(crate) struct Plane {
-    pub(crate) dir: TempDir,
+    pub(crate) dir: Folder,
     pub(crate) handle: Handle,
 }
 
@@ -33,11 +79,11 @@ impl Plane {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), change).await
+        Self::start_in(Folder::new(), change).await
     }
 
-    async fn start_in(dir: TempDir, change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = Settings::new(state_dir(&dir), scripted());
+    async fn start_in(dir: Folder, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = settings_in(dir.path());
         change(&mut settings);
         let control_plane = ControlPlane::open(settings).await.unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -65,7 +111,7 @@ impl Plane {
     }
 }
 
-pub(crate) fn state_dir(dir: &TempDir) -> PathBuf {
+pub(crate) fn state_dir(dir: &Folder) -> PathBuf {
     dir.path().join("state")
 }
 

@@ -6,6 +6,7 @@
 //   ["write", path, text]   a file                  ["child", path]     a child that ignores SIGTERM; its pid
 //   ["hold"]                wait for a signal       ["exit", code]
 //   ["flood", bytes]        one long line           ["close"]           close stdout, go on
+//   ["part", text]          text without an end     ["paced", from, to, perSecond]   training.log lines, in time
 //
 // `onTerm`: "save" (default: a checkpoint of the last step, exit 0), "ignore", "fail" or "crash".
 // A resumed job skips the logs and checkpoints of the steps that it has, unless `forgetful`.
@@ -68,6 +69,13 @@ async function train({ jobId, config, resumeFrom }) {
     hold: () => new Promise(() => setInterval(() => {}, 1000)),
     exit: (code) => process.exit(code),
     close: () => {},
+    part: (text) => writeSync(1, text),
+    paced: async (from, to, perSecond) => {
+      for (let step = from; step <= to; step++) {
+        actions.logs(step, step);
+        if (step % 10 === 0) await new Promise((wake) => setTimeout(wake, 10_000 / perSecond));
+      }
+    },
     logs: (from, to) => {
       for (let step = from; step <= to; step++) {
         if (step <= known) continue;

@@ -4,6 +4,7 @@
 
 mod alone;
 mod ending;
+mod executor;
 mod footprint;
 mod log;
 mod output;

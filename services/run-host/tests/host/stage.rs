@@ -43,6 +43,8 @@ impl Setting {
             early_stop_ms: 20_000,
             pty: false,
             log_cap: None,
+            executor: false,
+            stdin: None,
         };
         Self { dir, spec }
     }
