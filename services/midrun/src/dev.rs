@@ -264,7 +264,13 @@ fn registry_settings(
         drain: Duration::from_millis(run.drain_ms),
         kill_grace: Duration::from_millis(run.kill_grace_ms),
         pty: run.pty,
-        policy: train_registry::Policy { hot_only: run.hot_only },
+        policy: train_registry::Policy {
+            hot_only: run.hot_only,
+            restart_from: match project.settings.restart.from {
+                settings::RestartFrom::Checkpoint => train_registry::RestartFrom::Checkpoint,
+                settings::RestartFrom::Scratch => train_registry::RestartFrom::Scratch,
+            },
+        },
     })
 }
 

@@ -115,6 +115,11 @@ fn spec(
         env.extend(scope(control_plane));
         env.insert("MIDRUN_CREDENTIALS_FILE".into(), text(&dir.join(CREDENTIALS))?);
     }
+    if plan.replaces.is_some() {
+        // Empty means none: a server may have been started with the variable for its first run.
+        let resume = plan.resume().map(ToString::to_string).unwrap_or_default();
+        env.insert("MIDRUN_RESUME_FROM".into(), resume);
+    }
     let artifact = &plan.code.artifact;
     Ok(Spec {
         run: plan.run.clone(),

@@ -16,6 +16,7 @@ use sqlx::sqlite::{
 use tokio::sync::{mpsc, oneshot};
 use wire::{EntryPath, RunId};
 
+use crate::origin::Origin;
 use crate::run_state::{Code, Moment, Phase};
 
 /// Changes that may be waiting for the disk.
@@ -39,6 +40,9 @@ pub(crate) struct Saved {
     pub(crate) code: Code,
     pub(crate) replaces: Option<RunId>,
     pub(crate) replaced_by: Option<RunId>,
+    /// What it was started from, if it replaces another run.
+    #[serde(default)]
+    pub(crate) origin: Option<Origin>,
     pub(crate) phase: Phase,
     /// Its job is known to be terminal, or a cancel is committed.
     pub(crate) settled: bool,
