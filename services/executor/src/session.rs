@@ -137,11 +137,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn started(
-        &mut self,
-        resumed_from: Option<u64>,
-        given: &Map<String, Value>,
-    ) -> Result<(), SessionError> {
+    fn started(&mut self, resumed_from: Option<u64>, given: &Map<String, Value>) -> Result<(), SessionError> {
         let (config, corpus) = (self.trainer.config(), self.trainer.corpus());
         let event = Event::Started {
             model: config.model.to_string(),

@@ -233,7 +233,8 @@ fn each_resumable_key_takes_effect_where_the_run_goes_on() {
     let declared = events[0]["resumableKeys"].as_array().expect("a list").clone();
     let unchanged = go_on(first.path(), &json!({}));
     let after = |events: &[Value], kind: &str, key: &str| -> Vec<Value> {
-        let of_kind = events.iter().filter(|event| event["type"] == kind && event["step"].as_u64() > Some(10));
+        let of_kind =
+            events.iter().filter(|event| event["type"] == kind && event["step"].as_u64() > Some(10));
         of_kind.map(|event| event[key].clone()).collect()
     };
     // For each key, a value, and where it shows: which field of which events, from step 11 on.

@@ -170,7 +170,7 @@ fn step(said: RunnerSays) -> Step {
         RunnerSays::SwapSkipped { content_hash, reason } => {
             Step::Swap { content_hash, ok: false, reason: Some(reason), took_ms: None }
         }
-        RunnerSays::EarlyStop { phase } => Step::EarlyStop { phase },
+        RunnerSays::EarlyStop { phase, step } => Step::EarlyStop { phase, step },
         RunnerSays::Finished { status, reason } => Step::Finished { status, reason },
     }
 }

@@ -407,7 +407,7 @@ impl Fleet {
                 effects.extend(self.retain());
                 effects
             }
-            Step::EarlyStop { phase } => early_stop_moved(run, *phase),
+            Step::EarlyStop { phase, step } => early_stop_moved(run, *phase, *step),
             Step::Finished { status, reason } => {
                 run.finished(status, reason.clone());
                 Vec::new()
@@ -655,8 +655,8 @@ fn signal(
     }
 }
 
-fn early_stop_moved(run: &mut RunState, phase: EarlyStopPhase) -> Vec<Effect> {
-    run.early_stop(phase);
+fn early_stop_moved(run: &mut RunState, phase: EarlyStopPhase, step: Option<u64>) -> Vec<Effect> {
+    run.early_stop(phase, step);
     if run.phase != Phase::Running {
         return Vec::new();
     }

@@ -5,8 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use wire::{ChangedKey, ResumeFrom};
 use wire::config::canonical;
+use wire::{ChangedKey, ResumeFrom};
 
 use crate::resume::{Reached, Start};
 

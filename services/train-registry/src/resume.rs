@@ -144,7 +144,13 @@ mod tests {
             ("nothing changed", base(), Checkpoint, Some(wanted(json!({}))), resumes),
             ("a resumable key", base(), Checkpoint, Some(wanted(json!({"learningRate": 0.0003}))), resumes),
             ("another spelling of a number", base(), Checkpoint, Some(wanted(json!({"seed": 1.0}))), resumes),
-            ("a resumable key that is new", base(), Checkpoint, Some(wanted(json!({"maxSteps": 9}))), resumes),
+            (
+                "a resumable key that is new",
+                base(),
+                Checkpoint,
+                Some(wanted(json!({"maxSteps": 9}))),
+                resumes,
+            ),
             ("a resumable key that is gone", base(), Checkpoint, Some(without("learningRate")), resumes),
             (
                 "inside a resumable key",

@@ -9,8 +9,8 @@ use wire::log::{EarlyStopPhase, Record, Step};
 use wire::manifest::{Good, Manifest};
 use wire::resume::Started;
 use wire::{
-    Artifact, ChangedKey, ConfigHash, ContentHash, EndedBy, EntryPath, JobId, ResumeFrom, Run, RunId, RunStatus,
-    TraceContext,
+    Artifact, ChangedKey, ConfigHash, ContentHash, EndedBy, EntryPath, JobId, ResumeFrom, Run, RunId,
+    RunStatus, TraceContext,
 };
 
 use crate::dispatch::{Stage, Subject};
@@ -136,8 +136,6 @@ pub(crate) struct RunState {
     pub(crate) last_checkpoint: Option<u64>,
     /// The checkpoint that its early stop waited for.
     stopped_at: Option<u64>,
-    /// Its early stop has begun to wait for a checkpoint.
-    waits_for_checkpoint: bool,
     /// What its executor said when training started.
     started: Started,
     /// What went wrong, in its runner's words.
@@ -195,7 +193,6 @@ impl RunState {
             settled: false,
             last_checkpoint: None,
             stopped_at: None,
-            waits_for_checkpoint: false,
             started: Started::default(),
             last_words: None,
             changed: plan.origin.as_ref().map(|it| it.changed(plan.code.config(), None)).unwrap_or_default(),
@@ -271,7 +268,7 @@ impl RunState {
             Step::Swap { content_hash, ok, .. } => {
                 self.answer_swap(content_hash, *ok, self.started_at);
             }
-            Step::EarlyStop { phase } => self.early_stop(*phase),
+            Step::EarlyStop { phase, step } => self.early_stop(*phase, *step),
             Step::Finished { status, reason } => self.finished(status, reason.clone()),
             _ => {}
         }
@@ -357,14 +354,11 @@ impl RunState {
     /// Its runner told of a checkpoint.
     pub(crate) fn checkpoint(&mut self, step: u64) {
         self.last_checkpoint = Some(step);
-        if self.waits_for_checkpoint {
-            self.stopped_at.get_or_insert(step);
-        }
     }
 
-    /// Its early stop moved on.
-    pub(crate) fn early_stop(&mut self, phase: EarlyStopPhase) {
-        self.waits_for_checkpoint |= phase == EarlyStopPhase::Waiting;
+    /// Its early stop moved on, and waited for the checkpoint at `step`.
+    pub(crate) fn early_stop(&mut self, phase: EarlyStopPhase, step: Option<u64>) {
+        self.stopped_at = step.or(self.stopped_at);
         self.settled |= phase == EarlyStopPhase::Done;
     }
 

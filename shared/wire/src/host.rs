@@ -180,6 +180,9 @@ pub enum RunnerSays {
     EarlyStop {
         /// How far it is.
         phase: EarlyStopPhase,
+        /// The checkpoint that it waited for, once it waits no longer; absent when none came in time.
+        #[serde(default)]
+        step: Option<u64>,
     },
     /// Training came to an end of its own.
     Finished {

@@ -116,6 +116,9 @@ pub enum Step {
     EarlyStop {
         /// How far it is.
         phase: EarlyStopPhase,
+        /// The checkpoint that it waited for, once it waits no longer; absent when none came in time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<u64>,
     },
     /// Training came to an end of its own.
     Finished {

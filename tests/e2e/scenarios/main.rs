@@ -12,6 +12,7 @@ mod many_files;
 mod output;
 mod records;
 mod restart;
+mod resume;
 mod starting;
 mod stopping;
 mod swap;

@@ -39,7 +39,7 @@ fn life() -> Vec<(Step, &'static str)> {
         ),
         (Step::Swap { content_hash: "bb".into(), ok: true, reason: None, took_ms: Some(0.5) }, "swap"),
         (Step::Note { text: "a note".to_owned() }, "status"),
-        (Step::EarlyStop { phase: EarlyStopPhase::Waiting }, "status"),
+        (Step::EarlyStop { phase: EarlyStopPhase::Waiting, step: None }, "status"),
         (Step::Finished { status: "completed".to_owned(), reason: None }, "status"),
         (Step::Exit { code: 3, signal: None }, "exit"),
     ]

@@ -18,8 +18,8 @@ export interface RunObserver {
   /** What the executor said when training started. */
   training(started: Started): void;
   checkpoint(step: number): void;
-  /** An early stop no longer waits: its cancel is under way. */
-  cancelling(): void;
+  /** An early stop no longer waits: its cancel is under way. `step` is the checkpoint it waited for, if one came. */
+  cancelling(step: number | undefined): void;
 }
 
 interface Abilities {

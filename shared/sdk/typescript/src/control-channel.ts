@@ -17,7 +17,7 @@ export type RunnerMessage =
   | { type: "checkpoint"; step: number }
   | { type: "swapped"; contentHash: string; tookMs: number; traceparent?: string }
   | { type: "swapSkipped"; contentHash: string; reason: string; traceparent?: string }
-  | { type: "earlyStop"; phase: "waiting" | "cancelling" | "done" | "failed" }
+  | { type: "earlyStop"; phase: "waiting" | "cancelling" | "done" | "failed"; step?: number }
   | { type: "finished"; status: string; reason?: string };
 
 /** From the host to its runner: the artifact that the next hot-swap signal means. */

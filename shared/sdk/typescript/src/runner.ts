@@ -74,7 +74,7 @@ class Runner {
       job: (job) => this.#channel.send({ type: "job", ...job }),
       training: (started) => this.#channel.send({ type: "training", ...started }),
       checkpoint: (step) => this.#channel.send({ type: "checkpoint", step }),
-      cancelling: () => this.#channel.send({ type: "earlyStop", phase: "cancelling" }),
+      cancelling: (step) => this.#channel.send({ type: "earlyStop", phase: "cancelling", ...(step !== undefined && { step }) }),
     });
     this.#trainer = trainer;
     this.#swaps = new Swaps({ trainer, configHash: hash }, (message) => this.#channel.send(message));

@@ -46,7 +46,7 @@ const TERMINAL: readonly JobStatus[] = ["completed", "failed", "cancelled"];
 class TrainingRun {
   readonly #options: TrainerOptions;
   readonly #config: object;
-  readonly #latch = new EarlyStop(() => this.#cancelForStop());
+  readonly #latch = new EarlyStop((step) => this.#cancelForStop(step));
   /** Ends the following of events. */
   readonly #following = new AbortController();
   /** Ends the creation of the job. */
@@ -171,7 +171,7 @@ class TrainingRun {
     this.#observer?.checkpoint(step);
     const infer = inferFrom(this.#plane as ControlPlane, { kind: "checkpoint", jobId: base.jobId, step });
     await callbacks.onCheckpoint?.({ ...base, step, artifacts: artifacts(data), infer });
-    await this.#latch.checkpoint();
+    await this.#latch.checkpoint(step);
   }
 
   async #completed(base: JobEvent, data: EventData, callbacks: TrainerCallbacks): Promise<void> {
@@ -205,8 +205,8 @@ class TrainingRun {
     this.#following.abort(FOLLOWED_TO_THE_END);
   }
 
-  async #cancelForStop(): Promise<void> {
-    this.#observer?.cancelling();
+  async #cancelForStop(step: number | undefined): Promise<void> {
+    this.#observer?.cancelling(step);
     await this.cancel();
   }
 

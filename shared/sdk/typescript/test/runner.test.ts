@@ -125,6 +125,7 @@ for (const [signal, stopped, failed] of SIGNALS) {
       plane.emit("checkpoint.saved", { step: 2 });
       assert.equal(await runner.exited, expected);
       assert.deepEqual(runner.all("earlyStop").map(({ phase }) => phase), ["waiting", "cancelling", phase]);
+      assert.deepEqual(runner.all("earlyStop")[1]?.["step"], 2, "the checkpoint that was waited for");
       assert.deepEqual(runner.messages.at(-1), { type: "finished", status: phase === "done" ? "cancelled" : "failed" });
       assert.equal(plane.requests("/cancel").length, 1);
     }
@@ -175,6 +176,7 @@ test("without a checkpoint in time the job is cancelled", async () => {
     runner.ring("SIGTERM");
     assert.equal(await runner.exited, 0);
     assert.deepEqual(runner.all("earlyStop").map(({ phase }) => phase), ["waiting", "cancelling", "done"]);
+    assert.equal(runner.all("earlyStop")[1]?.["step"], undefined);
   }
 });
 
