@@ -194,6 +194,11 @@ fn spec(
     }
     // Which project's run this is: a copy of the project has runs of the same ids.
     env.insert(RUN_DIR.into(), text(dir)?);
+    if plan.replaces.is_some() {
+        // Empty means none: a server may have been started with the variable for its first run.
+        let resume = plan.resume().map(ToString::to_string).unwrap_or_default();
+        env.insert("MIDRUN_RESUME_FROM".into(), resume);
+    }
     let artifact = &plan.code.artifact;
     Ok(Spec {
         run: plan.run.clone(),

@@ -14,6 +14,7 @@ mod many_files;
 mod output;
 mod records;
 mod restart;
+mod resume;
 mod starting;
 mod stopping;
 mod swap;
