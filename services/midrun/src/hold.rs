@@ -73,8 +73,14 @@ impl Hold {
         let path = state_dir.join("server.lock");
         let unusable = |error: io::Error| Busy::Unusable { path: path.clone(), error };
         let mut options = File::options();
-        let mut file =
-            options.create(true).truncate(false).read(true).write(true).mode(0o600).open(&path).map_err(unusable)?;
+        let mut file = options
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(unusable)?;
         locked(&mut file, &path)?;
         let write = |file: &mut File| -> io::Result<()> {
             file.set_len(0)?;
@@ -165,7 +171,10 @@ mod tests {
         let elsewhere = Identity { boot_id: "another".into(), ..Identity::own().unwrap() };
         std::fs::write(&path, serde_json::to_vec(&elsewhere).unwrap()).unwrap();
         let busy = Hold::take(dir.path()).unwrap_err();
-        assert!(matches!(busy, Busy::Elsewhere { .. }) && busy.to_string().contains("another machine"), "{busy}");
+        assert!(
+            matches!(busy, Busy::Elsewhere { .. }) && busy.to_string().contains("another machine"),
+            "{busy}"
+        );
         let file = File::options().write(true).open(&path).unwrap();
         file.set_modified(SystemTime::now() - FRESH - Duration::from_secs(1)).unwrap();
         Hold::take(dir.path()).unwrap();

@@ -39,7 +39,8 @@ pub(crate) async fn ready(edge: Data<Edge>) -> Result<HttpResponse, Failure> {
 /// `GET /metrics`. What is outstanding is missing while nobody can tell.
 pub(crate) async fn metrics(edge: Data<Edge>) -> HttpResponse {
     let mut text = edge.metrics.render();
-    let outstanding = edge.peers.outstanding.ask_within(Outstanding {}, TraceContext::default(), READY_BUDGET);
+    let outstanding =
+        edge.peers.outstanding.ask_within(Outstanding {}, TraceContext::default(), READY_BUDGET);
     if let Ok(cancels) = outstanding.await {
         let help = "Cancels that the control plane has not settled.";
         metrics::gauge(&mut text, "midrun_cancels_outstanding", help, cancels.len());

@@ -21,6 +21,9 @@ use crate::settings::Settings;
 
 /// How long a host may take until it listens.
 const LISTEN_LIMIT: Duration = Duration::from_secs(10);
+/// How long a host that ends may take to be gone.
+const GONE_LIMIT: Duration = Duration::from_secs(5);
+const GONE_PAUSE: Duration = Duration::from_millis(20);
 /// What a runner that gave its early stop up may take to cancel its job and end.
 const EARLY_STOP_MARGIN: Duration = Duration::from_secs(30);
 /// Between two looks at whether it listens.
@@ -41,8 +44,15 @@ pub(crate) async fn launch(
         .map_err(|panic| panic.to_string())?
         .map_err(|error| format!("{} cannot be written: {error}", dir.display()))?;
     let (program, args) = settings.host_command.split_first().ok_or("no program to start as a run-host")?;
-    let command =
-        Launch::new(program).args(args).arg("--dir").arg(&dir).env_remove(RUN_ID).env_remove(RUN_DIR).detached().huge_pages(false).stderr(host_log);
+    let command = Launch::new(program)
+        .args(args)
+        .arg("--dir")
+        .arg(&dir)
+        .env_remove(RUN_ID)
+        .env_remove(RUN_DIR)
+        .detached()
+        .huge_pages(false)
+        .stderr(host_log);
     let mut host = Spawner::get().spawn(command).await.map_err(|error| format!("no run-host: {error}"))?;
     let until = Instant::now() + LISTEN_LIMIT;
     loop {
@@ -119,10 +129,21 @@ pub(crate) fn claim(folder: &Path) -> bool {
         // A folder that was never made has no host either.
         return !folder.exists();
     };
-    log.append(Step::Note { text: "the server that started this run ended before its run-host was there".into() });
+    log.append(Step::Note {
+        text: "the server that started this run ended before its run-host was there".into(),
+    });
     log.append(Step::Exit { code: 1, signal: None });
     log.flush();
     true
+}
+
+/// Comes true when the host of the run whose folder is `folder` is gone, or lives on and on.
+pub(crate) async fn host_gone(folder: &Path) {
+    let identity = folder.join("host.json");
+    let until = Instant::now() + GONE_LIMIT;
+    while is_alive(&identity) && Instant::now() < until {
+        tokio::time::sleep(GONE_PAUSE).await;
+    }
 }
 
 fn is_alive(identity: &Path) -> bool {

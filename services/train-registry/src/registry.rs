@@ -24,9 +24,9 @@ use wire::{ContentHash, ControlPlane, EntryPath, JobId, Rebuild, Run, RunId, Sto
 
 use crate::fleet::{Effect, Fleet, Wish};
 use crate::launch::Reconnected;
-use crate::reaper::Scope;
 use crate::link::{Link, Told, follow};
 use crate::log::LogAt;
+use crate::reaper::Scope;
 use crate::run_state::{Moment, Plan};
 use crate::settings::Settings;
 use crate::store::{Saved, Store};
@@ -509,8 +509,12 @@ impl Core {
             }
             Told::Lost { why } => {
                 let core = Rc::clone(self);
-                // What its host can end no more.
-                actix::spawn(async move { core.reap_leftovers().await });
+                let folder = self.settings.runs_dir.join(run.as_str());
+                actix::spawn(async move {
+                    // A host that is killed lets go of its socket a moment before it is gone.
+                    launch::host_gone(&folder).await;
+                    core.reap_leftovers().await;
+                });
                 self.fleet.borrow_mut().lost(run, why, now())
             }
         };

@@ -99,7 +99,8 @@ impl Store {
         let mut waiting = self.0.waiting();
         waiting.changes.insert(saved.run.clone(), saved);
         if waiting.changes.len() > MAX_WAITING
-            && let Some(run) = waiting.changes.values().find(|saved| saved.has_ended()).map(|saved| &saved.run)
+            && let Some(run) =
+                waiting.changes.values().find(|saved| saved.has_ended()).map(|saved| &saved.run)
         {
             let run = run.clone();
             tracing::error!(%run, "what became of this run is not on record: the disk takes nothing");
@@ -213,16 +214,19 @@ async fn write(pool: SqlitePool, shared: Arc<Shared>) {
         };
         let error = commit(&pool, &changes).await.err().map(|error| error.to_string());
         if let Some(error) = &error {
-            tracing::error!(error, "the table of runs cannot be written; trainings go on, and it is tried again");
+            tracing::error!(
+                error,
+                "the table of runs cannot be written; trainings go on, and it is tried again"
+            );
             let mut waiting = shared.waiting();
             for (run, saved) in changes {
                 // Unless there is something newer to say of it.
                 waiting.changes.entry(run).or_insert(saved);
             }
         }
-        retry = error.is_some().then(|| {
-            retry.map_or(FIRST_RETRY, |pause: Duration| (pause * 2).min(LONGEST_RETRY))
-        });
+        retry = error
+            .is_some()
+            .then(|| retry.map_or(FIRST_RETRY, |pause: Duration| (pause * 2).min(LONGEST_RETRY)));
         if closing {
             pool.close().await;
         }

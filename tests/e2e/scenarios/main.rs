@@ -6,9 +6,11 @@
 mod broken;
 mod command_line;
 mod edge;
+mod endings;
 mod faults;
 mod frames;
 mod many_files;
+mod orphans;
 mod output;
 mod records;
 mod restart;

@@ -248,7 +248,8 @@ impl Pass {
         };
         if let (Some(row), None) = (found.recorded.row, self.scope.server) {
             let end = end.filter(|_| !row.has_ended());
-            let end = end.map(|(by, why)| Phase::Ended(End { at: now(), code: exit, by, reason: Some(why.into()) }));
+            let end = end
+                .map(|(by, why)| Phase::Ended(End { at: now(), code: exit, by, reason: Some(why.into()) }));
             let phase = end.unwrap_or_else(|| row.phase.clone());
             self.changes.push(Saved { phase, settled: row.settled || settled, ..row });
         }

@@ -103,7 +103,10 @@ fn host_of(subject: &Subject<'_>, seen: &[Seen], boot: &str, skipped: &mut Vec<S
     }
     let Some(one) = seen.iter().find(|one| one.row.pid == *pid) else { return Host::Gone };
     if one.row.start_time != *start_time {
-        skip(format!("it is not the host of run {}, whose process id it has: it began at another time", subject.run));
+        skip(format!(
+            "it is not the host of run {}, whose process id it has: it began at another time",
+            subject.run
+        ));
         return Host::Gone;
     }
     if one.uid != subject.uid {

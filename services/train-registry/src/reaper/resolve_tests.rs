@@ -59,7 +59,10 @@ fn a_host_is_proved_by_its_whole_identity() {
         (
             Some(host(499, BOOT, Home::Here)),
             Host::Gone,
-            vec!["50: it is not the host of run r1, whose process id it has: it began at another time".to_owned()],
+            vec![
+                "50: it is not the host of run r1, whose process id it has: it began at another time"
+                    .to_owned(),
+            ],
         ),
         (
             Some(host(500, "other", Home::Here)),
@@ -94,7 +97,9 @@ fn a_run_that_goes_on_elsewhere_or_under_another_user_is_not_touched() {
         (Host::Unsure, vec!["71: it carries the id of run r1 and belongs to user 0".to_owned()])
     );
     let stranger = Mark::Run { run: "r2".into(), home: Home::Elsewhere("/copy".into()) };
-    assert!(matches!(resolved(Some(&right), &[seen(72, 1, stranger)]), (Host::Alive(_), none) if none.is_empty()));
+    assert!(
+        matches!(resolved(Some(&right), &[seen(72, 1, stranger)]), (Host::Alive(_), none) if none.is_empty())
+    );
 }
 
 #[test]
@@ -158,11 +163,8 @@ fn an_unreadable_process_in_the_runners_group_is_doubtful_and_others_are_nobodys
 }
 
 fn mark() -> impl Strategy<Value = Mark> {
-    let home = prop_oneof![
-        Just(Home::Here),
-        Just(Home::Unsaid),
-        Just(Home::Elsewhere(PathBuf::from("/copy"))),
-    ];
+    let home =
+        prop_oneof![Just(Home::Here), Just(Home::Unsaid), Just(Home::Elsewhere(PathBuf::from("/copy"))),];
     let run = prop_oneof![Just(RunId::from("r1")), Just(RunId::from("r2"))];
     prop_oneof![
         2 => Just(Mark::None),
