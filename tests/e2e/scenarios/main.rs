@@ -6,11 +6,13 @@
 mod broken;
 mod command_line;
 mod edge;
+mod endings;
 mod faults;
 mod frames;
 mod kill;
 mod log;
 mod many_files;
+mod orphans;
 mod output;
 mod records;
 mod restart;
