@@ -272,7 +272,7 @@ pub(crate) fn bytes_of(log: &[Record], wanted: Stream) -> Vec<u8> {
 
 /// A figure of the host's memory, kB.
 pub(crate) fn memory(stage: &Stage, field: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", stage.host.pid())).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", stage.host.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(&format!("{field}:"))).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
