@@ -9,6 +9,7 @@ mod edge;
 mod faults;
 mod frames;
 mod many_files;
+mod outlive;
 mod output;
 mod records;
 mod restart;
