@@ -23,7 +23,7 @@ use crate::store::{Keep, Store};
 use crate::watch_set::{MakeWatcher, WatchSet, Watches, system_watcher};
 
 /// Events that are kept for readers that are behind.
-const FEED: usize = 256;
+const FEED: usize = 32;
 
 /// Watches and the like that are queued or being handled at most.
 const INBOX: usize = 64;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
+use failpoint::Point;
 use peer::{Envelope, Inbox};
 use reqwest::Client;
 use wire::cancel::{Cancel, CancelRefusal, Outstanding, OutstandingCancel};
@@ -17,6 +18,9 @@ use crate::outbox::{Outbox, OutboxError};
 
 /// Requests of each kind that may be under way.
 const INBOX: usize = 256;
+
+/// How long between two looks for what another process committed: `midrun reap` has an outbox in hand too.
+const LOOK_PAUSE: Duration = Duration::from_secs(60);
 
 /// What the broker is told when it starts.
 #[derive(Debug, Clone)]
@@ -87,9 +91,12 @@ impl Actor for Broker {
     fn started(&mut self, _: &mut Self::Context) {
         let core = Rc::clone(&self.core);
         actix::spawn(async move {
-            match core.outbox.runs().await {
-                Ok(runs) => runs.into_iter().for_each(|run| core.deliver(run)),
-                Err(error) => tracing::error!(%error, "the cancel outbox cannot be read"),
+            while !core.outbox.is_closed() {
+                match core.outbox.runs().await {
+                    Ok(runs) => runs.into_iter().for_each(|run| core.deliver(run)),
+                    Err(error) => tracing::error!(%error, "the cancel outbox cannot be read"),
+                }
+                tokio::time::sleep(LOOK_PAUSE).await;
             }
         });
     }
@@ -117,11 +124,14 @@ impl Core {
         let step = async {
             // Read anew each time: the cancel may have learned its job.
             let Some(entry) = self.outbox.get(run).await? else { return Ok(true) };
+            failpoint::reach(Point::CancelSending);
             match delivery::attempt(&self.client, &entry.cancel).await {
                 Ok(()) => {
+                    failpoint::reach(Point::CancelSettled);
                     let job = entry.cancel.job.as_ref().map(JobId::as_str);
                     tracing::info!(%run, job, attempts = entry.attempts + 1, "cancel settled");
                     self.outbox.settled(run).await?;
+                    failpoint::reach(Point::CancelForgotten);
                     Ok::<_, sqlx::Error>(true)
                 }
                 Err(why) => {
@@ -149,7 +159,9 @@ impl Handler<Envelope<Cancel>> for Broker {
         let core = Rc::clone(&self.core);
         Box::pin(async move {
             let cancel = envelope.message();
+            failpoint::reach(Point::CancelCommitting);
             core.outbox.commit(cancel).await.map_err(|error| unwritable(&error))?;
+            failpoint::reach(Point::CancelCommitted);
             core.deliver(cancel.run.clone());
             Ok(())
         })

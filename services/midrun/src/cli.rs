@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Runs(Listing),
     /// The jobs on the control plane.
     Jobs(Listing),
+    /// End what an absent server left behind: its runs, their processes, their jobs.
+    Reap(Reap),
     /// What is here: node, ports, state, stale runs.
     Doctor(Doctor),
     /// Make a project that trains at once.
@@ -129,6 +131,19 @@ pub(crate) enum ListingAction {
         #[arg(long)]
         now: bool,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reap {
+    /// Only say what would be done.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// A process that is left alone, whatever it is; may be given again.
+    #[arg(long, value_name = "PID")]
+    pub(crate) protect: Vec<u32>,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -109,6 +109,14 @@ impl Console {
         }
     }
 
+    /// Something a person should look at, or that is well again.
+    pub(crate) fn warn(&self, text: &str) {
+        match self.style {
+            Style::Json => print(&json!({ "event": "warning", "text": text }).to_string()),
+            Style::Text { .. } => self.line(YELLOW, "warning", text),
+        }
+    }
+
     fn line(&self, colour: &str, word: &str, text: &str) {
         let at = wire::now();
         // HH:MM:SS of an RFC 3339 time.

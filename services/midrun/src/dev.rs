@@ -7,31 +7,39 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use peer::{Peer, Start};
+use peer::{Feed, Peer, Start};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use wire::build::Watch;
+use wire::event::DevEvent;
 use wire::run::{ListRuns, StopAll};
 use wire::{EntryPath, Secret, StopMode};
 
 use crate::cli;
 use crate::console::{Console, Greeting, Style};
 use crate::control;
-use crate::project::{Hold, Project, socket_dir};
+use crate::hold::Hold;
+use crate::project::{Project, socket_dir};
 use crate::sdk;
 use crate::state::ServerFile;
+use crate::state_folder;
 
 /// How long each part may take to end.
 const PART_LIMIT: Duration = Duration::from_secs(5);
 /// How long runs that are killed may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How long nothing must have happened before memory is given back.
+const QUIET: Duration = Duration::from_secs(2);
 /// How many ports after the wanted one are tried.
 const PORTS_TRIED: u16 = 100;
 
 /// Serves until it is told to end.
 pub(crate) fn command(args: &cli::Dev, begun: Instant) -> ExitCode {
+    process::share_one_heap();
+    state_folder::bear_size_limits();
     let system = actix::System::new();
     match system.block_on(serve(args, begun)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,7 +69,8 @@ fn open(args: &cli::Dev) -> Result<Project, String> {
 async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
     let project = open(args)?;
     let state_dir = project.make_state_dir()?;
-    let _hold = Hold::take(&state_dir)?;
+    let hold = Rc::new(Hold::take(&state_dir).map_err(|busy| busy.to_string())?);
+    let beating = actix::spawn(Rc::clone(&hold).beat());
     let (listener, instead_of) = listen(&project.settings.gateway.host, project.settings.gateway.port)?;
     let url = url_of(&listener)?;
     // Armed before anything is started, so that a Ctrl-C never leaves half a server behind.
@@ -69,7 +78,9 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
 
     let parts = Parts::start(&project, &state_dir)?;
     let token = Secret::new(fresh_token());
-    let edge = parts.serve_edge(&project, listener, token.clone())?;
+    let style = Style::of(args.json);
+    let trouble = state_folder::watch_over(state_dir.clone(), move |news| Console::new(style).warn(news));
+    let edge = parts.serve_edge(&project, listener, token.clone(), trouble)?;
     let file = ServerFile {
         url: url.clone(),
         token: token.expose().to_owned(),
@@ -78,7 +89,6 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
     };
     file.write(&project.root).map_err(|error| format!("{}: {error}", state_dir.display()))?;
 
-    let style = Style::of(args.json);
     let console = Console::new(style);
     console.greet(&Greeting {
         url: &url,
@@ -91,6 +101,7 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
         open_browser(&url);
     }
     let telling = actix::spawn(console.follow(parts.registry.events.clone()));
+    actix::spawn(give_back_memory_when_quiet(parts.registry.events.clone()));
     let own = control::connect(&project, parts.tell_control_plane.clone()).await;
 
     asked_to_end.next().await;
@@ -104,7 +115,9 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
     }
     own.shutdown(Duration::from_millis(project.settings.control_plane.stop_grace_ms)).await;
     telling.abort();
+    beating.abort();
     file.remove(&project.root);
+    hold.release();
     Ok(())
 }
 
@@ -162,6 +175,7 @@ impl Parts {
         project: &Project,
         listener: TcpListener,
         token: Secret,
+        trouble: watch::Receiver<Option<String>>,
     ) -> Result<sse_gateway::Handle, String> {
         let wanted = &project.settings.gateway;
         let settings = sse_gateway::Settings {
@@ -180,7 +194,9 @@ impl Parts {
             read_log: self.registry.read_log.peer(),
             newest: self.registry.newest.peer(),
             events: self.registry.events.clone(),
+            outstanding: self.broker.outstanding.peer(),
             control_plane: self.control_plane.clone(),
+            trouble,
         };
         let gateway = sse_gateway::Gateway::new(settings, peers).map_err(|error| error.to_string())?;
         gateway.serve(listener).map_err(|error| error.to_string())
@@ -217,6 +233,17 @@ impl Parts {
             if !runs.iter().any(|run| run.status.is_live()) || events.next().await.is_none() {
                 return;
             }
+        }
+    }
+}
+
+/// Gives memory back each time when nothing has happened for a while: a server is idle for most of the day.
+async fn give_back_memory_when_quiet(events: Feed<DevEvent>) {
+    let mut events = events.read(Start::Snapshot);
+    while events.next().await.is_some() {
+        while let Ok(Some(_)) = tokio::time::timeout(QUIET, events.next()).await {}
+        if let Err(error) = process::give_back_memory() {
+            tracing::debug!(%error, "no memory is given back");
         }
     }
 }
@@ -265,6 +292,7 @@ fn registry_settings(
         kill_grace: Duration::from_millis(run.kill_grace_ms),
         alone: (run.alone_ms > 0).then(|| Duration::from_millis(run.alone_ms)),
         pty: run.pty,
+        log_cap: run.log_cap(),
         policy: train_registry::Policy { hot_only: run.hot_only },
     })
 }

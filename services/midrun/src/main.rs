@@ -7,10 +7,12 @@ mod console;
 mod control;
 mod credentials;
 mod dev;
+mod hold;
 mod port_holder;
 mod project;
 mod sdk;
 mod state;
+mod state_folder;
 
 use std::process::ExitCode;
 

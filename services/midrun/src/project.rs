@@ -1,14 +1,14 @@
-//! The project a command is about: its folder, its settings, and who else serves it.
+//! The project a command is about: its folder and its settings.
 
-use std::fs::{File, TryLockError};
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use settings::Settings;
 use wire::{EntryPath, Profile};
 
 use crate::state::state_dir;
+use crate::state_folder;
 
 /// A project's folder and settings.
 pub(crate) struct Project {
@@ -51,7 +51,7 @@ impl Project {
         state_dir(&self.root)
     }
 
-    /// Makes the state folder, out of version control's sight.
+    /// Makes the state folder, out of version control's sight. Says what to do when it cannot be written.
     pub(crate) fn make_state_dir(&self) -> Result<PathBuf, String> {
         let dir = self.state_dir();
         let made = || -> io::Result<()> {
@@ -60,44 +60,10 @@ impl Project {
             if !ignore.exists() {
                 std::fs::write(ignore, "*\n")?;
             }
-            Ok(())
+            state_folder::try_to_write(&dir)
         };
-        made().map_err(|error| format!("{} cannot be written: {error}", dir.display()))?;
+        made().map_err(|error| state_folder::unwritable(&dir, &error))?;
         Ok(dir)
-    }
-}
-
-/// The right to serve a project, until it is dropped or the process ends, however it ends.
-pub(crate) struct Hold {
-    _file: File,
-}
-
-impl Hold {
-    /// Takes the project whose state is in `state_dir`.
-    pub(crate) fn take(state_dir: &Path) -> Result<Self, String> {
-        let path = state_dir.join("server.lock");
-        let failed = |error: io::Error| format!("{}: {error}", path.display());
-        let mut options = File::options();
-        let mut file = options.create(true).read(true).write(true).mode(0o600).open(&path).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
-                return Err(format!(
-                    "another midrun server (process {}) serves this project; stop it, or use it with `midrun run`",
-                    holder.trim()
-                ));
-            }
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
-        let write = |file: &mut File| -> io::Result<()> {
-            file.set_len(0)?;
-            file.rewind()?;
-            writeln!(file, "{}", std::process::id())
-        };
-        write(&mut file).map_err(failed)?;
-        Ok(Self { _file: file })
     }
 }
 

@@ -9,12 +9,14 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use failpoint::Point;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use runlog::Writer;
 use wire::host::Spec;
+use wire::id::ContentHash;
 use wire::log::Step;
 use wire::run::StopMode;
 
@@ -22,6 +24,7 @@ use crate::alone::Alone;
 use crate::ending::{Exit, Phase};
 use crate::listener::Listener;
 use crate::output::{CHUNK, Got};
+use crate::passage::Passage;
 use crate::runner::Runner;
 use crate::spec::{Folder, HostError};
 use crate::subscriber::Client;
@@ -33,15 +36,22 @@ const CLIENTS: usize = 32;
 pub(crate) fn host(dir: &Path) -> Result<(), HostError> {
     let folder = Folder::at(dir)?;
     let spec = folder.spec()?;
+    failpoint::reach(Point::HostStarted);
+    folder.claim()?;
+    failpoint::reach(Point::HostClaimed);
     // It fails only when the host leads its starter's process group already; then it shares a session, no more.
     let _ = nix::unistd::setsid();
     let path = folder.log();
-    let mut log = Writer::create(&path).map_err(HostError::file(&path))?;
+    let log = Writer::create(&path).map_err(HostError::file(&path))?;
+    let mut log = log.with_cap(spec.log_cap.unwrap_or(runlog::DEFAULT_CAP));
+    failpoint::reach(Point::LogCreated);
     let prepare = || {
         process::become_subreaper()?;
         let signals = take_signals().map_err(io::Error::from)?;
         let listener = Listener::bind(Path::new(&spec.socket))?;
+        failpoint::reach(Point::HostListening);
         folder.announce()?;
+        failpoint::reach(Point::HostAnnounced);
         Ok::<_, HostError>((signals, listener))
     };
     match prepare() {
@@ -79,12 +89,17 @@ pub(crate) struct Coordinator {
     pub(crate) phase: Phase,
     /// Whether it can take new callbacks, once the runner said that it is armed.
     pub(crate) ready: Option<bool>,
+    /// The bytes that the runner was last told to swap in.
+    pub(crate) named: Option<ContentHash>,
     /// How the runner was asked to stop.
     pub(crate) stop: Option<StopMode>,
     /// Since when no server has been there, and what follows from that.
     pub(crate) alone: Alone,
+    /// The host itself was told to end.
+    pub(crate) told_to_end: bool,
     /// Somebody has listened at some time.
     pub(crate) had_listener: bool,
+    pub(crate) passage: Passage,
     signals: SignalFd,
     listener: Listener,
     buffer: Vec<u8>,
@@ -103,12 +118,15 @@ enum Event {
 
 impl Coordinator {
     fn start(spec: Spec, path: PathBuf, mut log: Writer, signals: SignalFd, listener: Listener) -> Self {
+        let mut passage = Passage::default();
         let (runner, phase) = match Runner::start(&spec) {
             Ok(runner) => {
+                failpoint::reach(Point::RunnerSpawned);
                 log.append(Step::Spawned {
                     pid: runner.child.pid(),
                     content_hash: spec.content_hash.clone(),
                 });
+                passage.appended(Point::SpawnRecorded);
                 (Some(runner), Phase::Running)
             }
             Err(error) => {
@@ -126,9 +144,12 @@ impl Coordinator {
             clients: Vec::new(),
             phase,
             ready: None,
+            named: None,
             stop: None,
             alone: Alone::since(Instant::now()),
+            told_to_end: false,
             had_listener: false,
+            passage,
             signals,
             listener,
             buffer: vec![0; CHUNK],
@@ -153,10 +174,23 @@ impl Coordinator {
 
     /// Writes the log and tells those who listen.
     pub(crate) fn flush(&mut self) {
-        self.log.flush();
-        let written = self.log.written();
-        self.clients.iter_mut().for_each(|client| client.serve(written));
+        if self.log.flush() {
+            self.passage.written();
+        }
+        self.serve_clients();
         self.clients.retain(|client| !client.is_gone());
+    }
+
+    /// Tells those who listen how far the log goes, and of what happened while it cannot be written.
+    pub(crate) fn serve_clients(&mut self) {
+        let Self { log, clients, .. } = self;
+        let written = log.written();
+        for client in clients {
+            client.serve(written);
+            if log.retry_at().is_some() {
+                client.serve_unwritten(written, log.unwritten_life());
+            }
+        }
     }
 
     /// Waits until something is there or due.
@@ -233,7 +267,7 @@ impl Coordinator {
     /// Takes output and messages. What the runner wrote before a message stands before it: messages are read first
     /// and appended last, and in between all output is read that is there.
     fn take_input(&mut self, events: &[Event]) {
-        let Self { runner: Some(runner), log, ready, buffer, .. } = self else { return };
+        let Self { runner: Some(runner), log, ready, buffer, passage, .. } = self else { return };
         let mut said = Vec::new();
         if events.iter().any(|event| matches!(event, Event::Control)) {
             runner.control.write_on();
@@ -254,6 +288,7 @@ impl Coordinator {
             if let Step::Ready { can_swap, .. } = step {
                 *ready = Some(can_swap);
             }
+            passage.heard(&step);
             log.append(step);
         }
     }

@@ -18,6 +18,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use failpoint::Point;
 use process::{Killed, Killing, Progress, Tree, signal};
 use runlog::Writer;
 use wire::log::Step;
@@ -36,8 +37,12 @@ const LEAVE: Duration = Duration::from_millis(100);
 /// How long the host stays for those who have not taken the end yet, or have not come yet.
 const SERVE: Duration = Duration::from_secs(2);
 
-/// How long the host tries to write the end into a log that refuses.
-const WRITE_END: Duration = Duration::from_secs(10);
+/// How long the host stays to write the end into a log that refuses: a full disk is often noticed the next morning, and
+/// a waiting host costs next to nothing.
+const WRITE_END: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The same for a host that was told to end.
+const HURRIED_WRITE_END: Duration = Duration::from_secs(10);
 
 /// Where a run stands.
 #[derive(Debug)]
@@ -117,6 +122,7 @@ impl Coordinator {
                 if !runner.child.pidfd().has_ended() {
                     return None;
                 }
+                failpoint::reach(Point::RunnerEnded);
                 let exit = match runner.child.try_wait() {
                     Ok(status) => status.map(Exit::of)?,
                     Err(error) => {
@@ -170,7 +176,7 @@ impl Coordinator {
             Phase::Running => None,
             Phase::Draining { until, .. } => Some(until),
             Phase::Leaving { look_at, .. } | Phase::Killing { look_at, .. } => Some(look_at),
-            Phase::Serving { since, .. } if !self.end_is_written() => Some(since + WRITE_END),
+            Phase::Serving { since, .. } if !self.end_is_written() => Some(since + self.write_end()),
             Phase::Serving { until, .. } => Some(until),
         }
     }
@@ -197,7 +203,7 @@ impl Coordinator {
 
     /// Nobody is left: reads what the last ones wrote, says what was done to them, and writes the last record.
     fn finish(&mut self, exit: Exit, cut: bool, killed: &[Killed], survivors: &[Killed]) {
-        let Self { runner: Some(runner), log, .. } = self else { return };
+        let Self { runner: Some(runner), log, passage, .. } = self else { return };
         let mut buffer = vec![0; CHUNK];
         let mut said = Vec::new();
         runner.control.read_all(&mut buffer, &mut |step| said.push(step));
@@ -222,22 +228,28 @@ impl Coordinator {
             let text = format!("could not be ended: {}", listed(survivors));
             log.append(Step::Note { text });
         }
+        failpoint::reach(Point::EndReached);
         exit.write(log);
+        passage.appended(Point::EndRecorded);
     }
 
     /// Whether the host may go: the end is written, and those who listen have it.
     pub(crate) fn is_done(&mut self, now: Instant) -> bool {
-        let is_written = self.end_is_written();
+        let (is_written, write_end) = (self.end_is_written(), self.write_end());
         let Phase::Serving { since, until } = &mut self.phase else { return false };
         if !is_written {
             // Those who listen have their time from when there is something to be told.
             *until = now + SERVE;
-            return now >= *since + WRITE_END;
+            return now >= *since + write_end;
         }
         let written = self.log.written();
         let mut listeners = self.clients.iter().filter(|client| client.is_subscribed());
         // If nobody has listened yet, the one who started the host may be about to.
         now >= *until || (self.had_listener && listeners.all(|client| client.has_all(written)))
+    }
+
+    const fn write_end(&self) -> Duration {
+        if self.told_to_end { HURRIED_WRITE_END } else { WRITE_END }
     }
 
     /// Whether the last record stands in the log.

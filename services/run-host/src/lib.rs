@@ -13,6 +13,10 @@
 //! tell those who listen. Nothing that the runner started is left then: the host is the subreaper of all of it, and
 //! finds what hides by the run's id in its environment.
 //!
+//! Before anything else the host claims the run. A server that looks for a host and finds none claims it too, and who
+//! comes second does nothing: a host that was spawned by a server which died is either found by the next one or
+//! never starts its runner.
+//!
 //! If the host is killed, the runner dies with it (parent-death signal). Its children then belong to the next
 //! subreaper or to init; they carry `MIDRUN_RUN_ID`, by which the registry and `midrun reap` find and kill them.
 //!
@@ -29,6 +33,7 @@ mod ending;
 mod lines;
 mod listener;
 mod output;
+mod passage;
 mod requests;
 mod runner;
 mod spec;

@@ -1,6 +1,7 @@
 //! What the registry asks for. The default action of SIGUSR2 is death and a second SIGTERM ends a runner at once, so
 //! a signal is sent only to a runner that is armed, and SIGTERM only once.
 
+use failpoint::Point;
 use process::signal::{SIGKILL, SIGTERM};
 use wire::host::{HostRequest, HostSays, HostTells};
 use wire::id::ContentHash;
@@ -20,14 +21,19 @@ impl Coordinator {
                 return;
             }
             HostRequest::Swap { id, content_hash, path, config_hash, traceparent, why } => {
+                failpoint::reach(Point::SwapTaken);
                 let meant = content_hash.clone();
                 let artifact = HostTells::Artifact { content_hash, path, config_hash, traceparent };
                 (id, self.swap(&artifact, meant, why))
             }
             HostRequest::Stop { id, mode: StopMode::Checkpoint, why, .. } => {
+                failpoint::reach(Point::StopTaken);
                 (id, self.stop_at_checkpoint(why))
             }
-            HostRequest::Stop { id, mode: StopMode::Now, why, .. } => (id, self.stop_now(why)),
+            HostRequest::Stop { id, mode: StopMode::Now, why, .. } => {
+                failpoint::reach(Point::KillTaken);
+                (id, self.stop_now(why))
+            }
         };
         let answer = match outcome {
             Ok(()) => HostSays::Done { id },
@@ -37,6 +43,10 @@ impl Coordinator {
     }
 
     fn swap(&mut self, artifact: &HostTells, meant: ContentHash, why: String) -> Result<(), String> {
+        if self.named.as_ref() == Some(&meant) {
+            // A server that died may have asked already, and its successor cannot know.
+            return Ok(());
+        }
         let signal = self.spec.hot_swap_signal;
         self.may_signal(signal)?;
         if self.ready == Some(false) || self.spec.executor {
@@ -48,7 +58,10 @@ impl Coordinator {
         {
             runner.control.tell(artifact)?;
         }
-        self.signal(signal, why, Some(meant))
+        failpoint::reach(Point::SwapNamed);
+        self.signal(signal, why, Some(meant.clone()))?;
+        self.named = Some(meant);
+        Ok(())
     }
 
     pub(crate) fn stop_at_checkpoint(&mut self, why: String) -> Result<(), String> {
@@ -68,6 +81,7 @@ impl Coordinator {
 
     /// Asks for the same as the registry would, because the host itself is told to end.
     pub(crate) fn end_at_once(&mut self) {
+        self.told_to_end = true;
         if let Phase::Serving { .. } = self.phase {
             self.phase.hurry();
         } else if let Err(text) = self.kill("the run-host was told to end".to_owned()) {
@@ -108,16 +122,21 @@ impl Coordinator {
 
     /// Sends the runner, and nobody else, a signal, when those who listen know of it.
     fn signal(&mut self, signal: i32, why: String, content_hash: Option<ContentHash>) -> Result<(), String> {
-        let Some(runner) = &self.runner else { return Err(ENDED.to_owned()) };
+        if self.runner.is_none() {
+            return Err(ENDED.to_owned());
+        }
         self.log.append(Step::Signal { signal, why, content_hash });
         self.log.flush();
-        let written = self.log.written();
-        self.clients.iter_mut().for_each(|client| client.serve(written));
+        failpoint::reach(Point::SignalRecorded);
+        self.serve_clients();
+        let Some(runner) = &self.runner else { return Err(ENDED.to_owned()) };
         runner.child.pidfd().send(signal).map_err(|error| {
             let text = format!("signal {signal} could not be sent: {error}");
             self.log.append(Step::Note { text: text.clone() });
             text
-        })
+        })?;
+        failpoint::reach(Point::SignalSent);
+        Ok(())
     }
 }
 

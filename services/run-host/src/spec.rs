@@ -47,6 +47,9 @@ pub(crate) enum HostError {
         /// Which.
         path: PathBuf,
     },
+    /// Another host has it, or a server gave it up.
+    #[error("the run was claimed before its host started: a server took it for dead")]
+    Claimed,
     /// The end of the run could not be written.
     #[error("the end of the run could not be written to its log")]
     EndNotWritten,
@@ -85,13 +88,28 @@ impl Folder {
         if spec.command.is_empty() { Err(HostError::NoCommand) } else { Ok(spec) }
     }
 
+    /// Takes the run: from here on a server that looks for its host knows that there is one, and who. A server that
+    /// found none may have taken it first, and the run must not start any more.
+    pub(crate) fn claim(&self) -> Result<(), HostError> {
+        match runlog::claim(&self.0, &own_identity()?) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(HostError::Claimed),
+            Err(error) => Err(HostError::file(&self.0)(error)),
+        }
+    }
+
     /// Says who the host is. Where the file appears, it is whole, and the host listens.
     pub(crate) fn announce(&self) -> Result<(), HostError> {
-        let process::Identity { pid, start_time, boot_id } = process::Identity::own()?;
-        let identity = Identity { pid, start_time, boot_id };
-        let text = serde_json::to_vec(&identity).expect("an identity has string keys");
+        let text = own_identity()?;
         let (path, temporary) = (self.0.join("host.json"), self.0.join(".host.json.new"));
         fs::write(&temporary, text).map_err(HostError::file(&temporary))?;
         fs::rename(&temporary, &path).map_err(HostError::file(&path))
     }
+}
+
+/// This process, as files name it.
+fn own_identity() -> io::Result<Vec<u8>> {
+    let process::Identity { pid, start_time, boot_id } = process::Identity::own()?;
+    let identity = Identity { pid, start_time, boot_id };
+    Ok(serde_json::to_vec(&identity).expect("an identity has string keys"))
 }

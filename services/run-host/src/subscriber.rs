@@ -147,7 +147,7 @@ impl Client {
     pub(crate) fn has_all(&self, log: Position) -> bool {
         self.out.is_empty()
             && self.subscription.as_ref().is_some_and(|subscription| {
-                subscription.told >= log.seq && subscription.follower.offset() >= log.bytes
+                subscription.told >= log.seq && subscription.follower.seq() >= log.seq
             })
     }
 
@@ -168,19 +168,34 @@ impl Client {
         let Some(subscription) = &mut self.subscription else { return };
         let out = &mut self.out;
         for _ in 0..SEARCHES {
-            subscription.behind = subscription.follower.offset() < log.bytes;
+            subscription.behind = subscription.follower.seq() < log.seq;
             if !subscription.behind || out.len() >= FULL {
                 return;
             }
-            let found = subscription.follower.lines(log.bytes, SEARCH, |line| {
-                out.extend_from_slice(br#"{"type":"record","record":"#);
-                out.extend_from_slice(line.trim_ascii_end());
-                out.extend_from_slice(b"}\n");
-            });
+            let found = subscription.follower.lines(log.seq, SEARCH, |line| tell_record(out, line));
             // A log that cannot be read cannot be told of; its reader will ask again and find the same.
             self.gone |= found.is_err();
+            if !found.is_ok_and(|more| more) {
+                subscription.behind = false;
+                return;
+            }
         }
-        subscription.behind = subscription.follower.offset() < log.bytes;
+        subscription.behind = subscription.follower.seq() < log.seq;
+    }
+
+    /// Gives it, besides what stands in the log as far as `log`, what happened since: the disk refuses it.
+    pub(crate) fn serve_unwritten<'a>(&mut self, log: Position, lines: impl Iterator<Item = &'a [u8]>) {
+        let Some(subscription) = &mut self.subscription else { return };
+        if self.gone || subscription.follower.seq() < log.seq {
+            return;
+        }
+        for (line, seq) in lines.filter_map(|line| Some((line, runlog::seq_of(line)?))) {
+            if seq > subscription.follower.known() && self.out.len() < FULL {
+                subscription.follower.know(seq);
+                tell_record(&mut self.out, line);
+            }
+        }
+        self.write();
     }
 
     /// Says that the log grew, unless the last time it was said has not been read yet.
@@ -220,4 +235,10 @@ impl Client {
             self.out.shrink_to(4096);
         }
     }
+}
+
+fn tell_record(out: &mut Vec<u8>, line: &[u8]) {
+    out.extend_from_slice(br#"{"type":"record","record":"#);
+    out.extend_from_slice(line.trim_ascii_end());
+    out.extend_from_slice(b"}\n");
 }

@@ -277,6 +277,7 @@ function life(name, record) {
   const said = {
     spawned: () => `process ${record.pid}`, ready: () => `ready${record.trainer ? `: ${record.trainer}` : ""}`,
     job: () => `job ${record.id}`, signal: () => `signal ${record.signal}: ${record.why}`,
+    dropped: () => `${record.bytes} bytes of output are gone: ${record.why}`,
     earlyStop: () => `early stop: ${record.phase}`, finished: () => `finished: ${record.status}`, note: () => record.text,
   }[record.type];
   return [`── ${said ? said() : record.type} ──`];

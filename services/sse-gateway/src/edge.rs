@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix_web::HttpRequest;
 use peer::{Feed, Peer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use wire::cancel::Outstanding;
 use wire::event::DevEvent;
 use wire::run::{GetRun, ListRuns, Newest, ReadLog, StartRun, StopRun};
 use wire::{ControlPlane, Secret, TraceContext};
@@ -36,10 +37,14 @@ pub struct Peers {
     pub read_log: Peer<ReadLog>,
     /// Tells of the newest build.
     pub newest: Peer<Newest>,
+    /// Tells which cancels are still under way.
+    pub outstanding: Peer<Outstanding>,
     /// What happens: builds, decisions, swaps, runs.
     pub events: Feed<DevEvent>,
     /// Where jobs live and as whom the server acts; nothing while that is not known, or when there is none.
     pub control_plane: watch::Receiver<Option<ControlPlane>>,
+    /// Why the server can do only part of its work, and what to do; nothing while all is well.
+    pub trouble: watch::Receiver<Option<String>>,
 }
 
 pub(crate) struct Edge {

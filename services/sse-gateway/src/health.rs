@@ -6,10 +6,12 @@ use actix_web::HttpResponse;
 use actix_web::web::Data;
 use serde_json::json;
 use wire::TraceContext;
+use wire::cancel::Outstanding;
 use wire::run::{Newest, NewestBuild};
 
 use crate::edge::Edge;
 use crate::failure::Failure;
+use crate::metrics;
 
 const READY_BUDGET: Duration = Duration::from_secs(1);
 
@@ -18,10 +20,14 @@ pub(crate) async fn alive() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "ok": true }))
 }
 
-/// `GET /readyz`: the server takes new work, since it is not stopping and the registry answers.
+/// `GET /readyz`: the server takes new work, since it is not stopping, nothing is in its way, and the registry answers.
 pub(crate) async fn ready(edge: Data<Edge>) -> Result<HttpResponse, Failure> {
     if edge.lifecycle.is_closing() {
         return Err(Failure::stopping());
+    }
+    let trouble = edge.peers.trouble.borrow().clone();
+    if let Some(why) = trouble {
+        return Err(Failure::unavailable(why));
     }
     let newest = edge.peers.newest.ask_within(Newest {}, TraceContext::default(), READY_BUDGET).await;
     let newest = newest.map_err(|error| Failure::unavailable(error.to_string()))?;
@@ -34,7 +40,14 @@ pub(crate) async fn ready(edge: Data<Edge>) -> Result<HttpResponse, Failure> {
     Ok(HttpResponse::Ok().json(json!({ "ok": true, "build": build, "controlPlane": control_plane })))
 }
 
-/// `GET /metrics`.
+/// `GET /metrics`. What is outstanding is missing while nobody can tell.
 pub(crate) async fn metrics(edge: Data<Edge>) -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(edge.metrics.render())
+    let mut text = edge.metrics.render();
+    let outstanding =
+        edge.peers.outstanding.ask_within(Outstanding {}, TraceContext::default(), READY_BUDGET);
+    if let Ok(cancels) = outstanding.await {
+        let help = "Cancels that the control plane has not settled.";
+        metrics::gauge(&mut text, "midrun_cancels_outstanding", help, cancels.len());
+    }
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text)
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// The routes, as the router names them; whatever matches none of them is `other`.
-const ROUTES: [&str; 19] = [
+const ROUTES: [&str; 20] = [
     "other",
     "/",
     "/{file}",
@@ -21,6 +21,7 @@ const ROUTES: [&str; 19] = [
     "/api/jobs",
     "/api/jobs/{id}/events",
     "/api/jobs/{id}/cancel",
+    "/api/cancels",
     "/api/inference/chat",
     "/api/credentials",
     "/api/me",
@@ -116,6 +117,12 @@ impl Metrics {
         }
         text
     }
+}
+
+/// The same for a number that another part knows.
+pub(crate) fn gauge(text: &mut String, name: &str, help: &str, value: usize) {
+    head(text, name, "gauge", help);
+    let _ = writeln!(text, "{name} {value}");
 }
 
 fn head(text: &mut String, name: &str, kind: &str, help: &str) {

@@ -1,7 +1,7 @@
 //! `GET /api/runs/ID/events`: a run's log and life as an event stream.
 //!
 //! `id:` is a record's number and `data:` the record itself: `seq`, `ts`, `type` and what that type has. The
-//! event's name follows from the type: `output`, `swap`, `checkpoint` and `exit` are named like it; everything
+//! event's name follows from the type: `output`, `dropped`, `swap`, `checkpoint` and `exit` are named like it; everything
 //! else (`spawned`, `ready`, `job`, `signal`, `earlyStop`, `finished`, `note`) is a `status`. `exit` also has
 //! `exitCode`, as a run has. The stream ends behind `exit`; who asks for more behind that gets 204, which tells an
 //! `EventSource` to stay away. A run whose end nobody saw ends with an `exit` without a code, with a `reason`.
@@ -137,6 +137,7 @@ fn event(record: &Record) -> sse::Event {
 const fn name(step: &Step) -> &'static str {
     match step {
         Step::Output { .. } => "output",
+        Step::Dropped { .. } => "dropped",
         Step::Swap { .. } => "swap",
         Step::Checkpoint { .. } => "checkpoint",
         Step::Exit { .. } => "exit",

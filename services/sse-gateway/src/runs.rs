@@ -9,6 +9,7 @@ use peer::{AskError, Reader, Start};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
+use wire::cancel::Outstanding;
 use wire::run::{GetRun, ListRuns, Newest, NewestBuild, Owner, RunRefusal, StartRun, StopRun};
 use wire::{DevEvent, Run, RunId, RunStatus, StopMode};
 
@@ -51,6 +52,13 @@ pub(crate) async fn manifest(edge: Data<Edge>, request: HttpRequest) -> Result<H
 pub(crate) async fn list(edge: Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Failure> {
     let runs = edge.peers.list.ask_within(ListRuns {}, trace(&request), BUDGET).await?;
     Ok(HttpResponse::Ok().json(json!({ "runs": runs })))
+}
+
+/// `GET /api/cancels`: those that the control plane has not settled.
+pub(crate) async fn cancels(edge: Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Failure> {
+    let outstanding = edge.peers.outstanding.ask_within(Outstanding {}, trace(&request), BUDGET).await;
+    let outstanding = outstanding.map_err(|error| Failure::unavailable(error.to_string()))?;
+    Ok(HttpResponse::Ok().json(json!({ "cancels": outstanding })))
 }
 
 /// `GET /api/runs/ID`.

@@ -128,6 +128,7 @@ fn routes(app: &mut ServiceConfig) {
                 .service(at("/jobs").get(upstream::jobs))
                 .service(at("/jobs/{id}/events").get(upstream::job_events))
                 .service(at("/jobs/{id}/cancel").post(upstream::cancel))
+                .service(at("/cancels").get(runs::cancels))
                 .service(at("/inference/chat").post(upstream::chat))
                 .service(at("/credentials").get(upstream::credentials))
                 .service(at("/me").get(upstream::me))

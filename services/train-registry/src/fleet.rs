@@ -22,7 +22,7 @@ use wire::{
 };
 
 use crate::dispatch::{Policy, Verdict, decide};
-use crate::run_state::{Code, End, Moment, Phase, Plan, RunState, StopCause};
+use crate::run_state::{Code, End, Moment, Phase, Plan, RunState, StopCause, is_settled_by};
 use crate::store::Saved;
 
 /// Something to be done.
@@ -131,31 +131,62 @@ impl Fleet {
         self.runs.get(run).map(RunState::saved)
     }
 
-    /// Takes up a run of an earlier server, as the table and its log tell of it. Says what was to be done to it and
-    /// may not have been: a host does nothing twice.
+    /// Takes up a run of an earlier server, as the table and its log tell of it. Says what its end calls for and may
+    /// not have been done.
     pub(crate) fn restore(&mut self, saved: Saved, log: &[Record], now: Moment) -> Vec<Effect> {
         let run = RunState::restore(saved, log);
-        let (id, phase, armed) = (run.id.clone(), run.phase.clone(), log.iter().any(is_ready));
-        let settled = run.settled;
+        let id = run.id.clone();
         self.runs.insert(id.clone(), run);
-        if let Some(Record { step: end @ Step::Exit { .. }, .. }) = log.last() {
-            let effects = self.happened(&id, end, now);
-            // An end that is on record already may have left its cancel undone.
-            return if effects.is_empty() { self.cancel(&id).into_iter().collect() } else { effects };
+        let mut effects = match log.last() {
+            Some(Record { step: end @ Step::Exit { .. }, .. }) => self.happened(&id, end, now),
+            _ => Vec::new(),
+        };
+        // An end that is on record already may have left its cancel undone.
+        if !self.is_live(&id) {
+            effects.extend(self.cancel(&id));
         }
-        let trace = TraceContext::default;
-        match phase {
-            Phase::Starting { stop: Some(_) } if armed => self.armed(&id, now),
+        effects
+    }
+
+    /// The host of a live run of an earlier server is followed again. Says what was to be done to the run and may not
+    /// have been: a host does nothing twice.
+    pub(crate) fn taken_up(&mut self, id: &RunId, now: Moment) -> Vec<Effect> {
+        let Some(run) = self.runs.get(id) else { return Vec::new() };
+        let id = id.clone();
+        match run.phase.clone() {
+            Phase::Starting { stop: Some(_) } if run.is_armed() => self.armed(&id, now),
             Phase::EarlyStopping(StopCause::Rebuild { why: reason } | StopCause::Asked { reason }) => {
-                vec![Effect::EarlyStop { run: id, why: reason, trace: trace() }]
+                vec![Effect::EarlyStop { run: id, why: reason, trace: TraceContext::default() }]
             }
             Phase::Stopping { reason } => {
                 let cancel = self.cancel(&id);
                 cancel.into_iter().chain([Effect::Kill { run: id, why: reason }]).collect()
             }
-            Phase::Ended(_) | Phase::Restarting { .. } if !settled => self.cancel(&id).into_iter().collect(),
             _ => Vec::new(),
         }
+    }
+
+    /// An earlier server ended before it started the run's host, and none will be started. If the run was to take
+    /// another's place, that restart is due again.
+    pub(crate) fn never_started(&mut self, id: &RunId, now: Moment) -> Vec<Effect> {
+        let is_wanted =
+            matches!(self.runs.get(id).map(|run| &run.phase), Some(Phase::Starting { stop: None }));
+        let reason = "the server ended before it started the run's host".to_owned();
+        let mut effects = self.not_started(id, reason, now);
+        let replaced = self.runs.get(id).and_then(|run| run.replaces.clone()).filter(|_| is_wanted);
+        if let Some(old) = replaced.and_then(|old| self.runs.get_mut(&old))
+            && old.replaced_by.as_ref() == Some(id)
+            && let Phase::Ended(end) = &old.phase
+        {
+            let why = end.reason.clone().unwrap_or_default();
+            let end = End { reason: None, ..end.clone() };
+            old.phase = Phase::Restarting { why, waits_for: "the next good build".into(), end };
+            old.replaced_by = None;
+            effects.push(Effect::Publish(DevEvent::Run(old.frame())));
+            let old = old.id.clone();
+            effects.extend(self.succeed(&old, now));
+        }
+        effects
     }
 
     /// The runs that have a process.
@@ -398,8 +429,8 @@ impl Fleet {
                 effects
             }
             Step::EarlyStop { phase } => early_stop_moved(run, *phase),
-            Step::Finished { .. } => {
-                run.settled = true;
+            Step::Finished { status } => {
+                run.settled |= is_settled_by(status);
                 Vec::new()
             }
             Step::Exit { code, signal } => self.exited(id, *code, *signal, now),
@@ -407,7 +438,9 @@ impl Fleet {
                 true => vec![Effect::Publish(DevEvent::Run(run.frame()))],
                 false => Vec::new(),
             },
-            Step::Output { .. } | Step::Signal { .. } | Step::Note { .. } => Vec::new(),
+            Step::Output { .. } | Step::Dropped { .. } | Step::Signal { .. } | Step::Note { .. } => {
+                Vec::new()
+            }
         }
     }
 
@@ -654,10 +687,6 @@ impl Fleet {
     }
 }
 
-fn is_ready(record: &Record) -> bool {
-    matches!(record.step, Step::Ready { .. })
-}
-
 /// Carries a verdict into the run's state and says which signal it takes.
 fn signal(
     run: &mut RunState,
@@ -725,3 +754,7 @@ fn error_frame(failure: &Failure, changed: Vec<String>) -> DevEvent {
 #[cfg(test)]
 #[path = "fleet_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "fleet_take_up_tests.rs"]
+mod take_up_tests;

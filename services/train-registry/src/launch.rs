@@ -9,11 +9,11 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use process::{Launch, Spawner, Tree};
+use failpoint::Point;
+use process::{Launch, Spawner};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 use wire::host::Spec;
-use wire::log::Step;
 use wire::{ControlPlane, RunId};
 
 use crate::run_state::Plan;
@@ -23,6 +23,8 @@ use crate::settings::Settings;
 const LISTEN_LIMIT: Duration = Duration::from_secs(10);
 /// What a runner that gave its early stop up may take to cancel its job and end.
 const EARLY_STOP_MARGIN: Duration = Duration::from_secs(30);
+/// How long a host that does not listen has to end what it may have started.
+const END_GRACE: Duration = Duration::from_secs(2);
 /// Between two looks at whether it listens.
 const LISTEN_PAUSE: Duration = Duration::from_millis(1);
 
@@ -40,95 +42,105 @@ pub(crate) async fn launch(
         .await
         .map_err(|panic| panic.to_string())?
         .map_err(|error| format!("{} cannot be written: {error}", dir.display()))?;
+    failpoint::reach(Point::FolderWritten);
     let (program, args) = settings.host_command.split_first().ok_or("no program to start as a run-host")?;
-    let command =
-        Launch::new(program).args(args).arg("--dir").arg(&dir).env_remove(RUN_ID).env_remove(RUN_DIR).detached().huge_pages(false).stderr(host_log);
+    let command = Launch::new(program)
+        .args(args)
+        .arg("--dir")
+        .arg(&dir)
+        .env_remove(RUN_ID)
+        .env_remove(RUN_DIR)
+        .detached()
+        .huge_pages(false)
+        .stderr(host_log);
     let mut host = Spawner::get().spawn(command).await.map_err(|error| format!("no run-host: {error}"))?;
+    failpoint::reach(Point::HostSpawned);
     let until = Instant::now() + LISTEN_LIMIT;
     loop {
         match UnixStream::connect(&socket).await {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => {
+                failpoint::reach(Point::HostConnected);
+                return Ok(stream);
+            }
             Err(_) if Instant::now() < until && matches!(host.try_wait(), Ok(None)) => {
                 tokio::time::sleep(LISTEN_PAUSE).await;
             }
             Err(error) => {
-                let why = host_did_not_listen(&dir, &error).await;
-                // It may only be slow: the run must not begin after it was called not started.
-                end_host(host).await;
-                return Err(why);
+                // The run is about to be told as not started: nobody would know of a host that listens later.
+                if let Err(error) = host.end(END_GRACE).await {
+                    tracing::warn!(run = %plan.run, %error, "how its run-host ended is not known");
+                }
+                return Err(host_did_not_listen(&dir, &error).await);
             }
         }
     }
 }
 
-/// Ends a host that nobody will look after, and what it may have started.
-async fn end_host(host: process::Child) {
-    let tree = Tree::of(host.identity().clone());
-    let ended = tokio::task::spawn_blocking(move || {
-        let report = process::kill_tree(tree, Duration::ZERO);
-        drop(host);
-        report
-    });
-    if let Ok(report) = ended.await
-        && !report.survivors.is_empty()
-    {
-        tracing::error!(?report.survivors, "a run-host that does not listen could not be ended");
-    }
-}
-
-/// What came of looking for the host of an earlier server's run.
-pub(crate) enum Reconnected {
+/// What became of the host of a run that an earlier server started.
+#[derive(Debug)]
+pub(crate) enum Found {
     /// It listens.
-    Linked(UnixStream),
-    /// There never was one, and there will be none.
-    NeverHosted,
-    /// It is gone, or does not listen.
-    Gone(String),
+    Host(UnixStream),
+    /// It is gone.
+    Gone,
+    /// There never was one, and there never will be.
+    NeverStarted,
 }
 
 /// Connects to the host of a run that an earlier server started.
-pub(crate) async fn reconnect(settings: &Settings, run: &RunId) -> Reconnected {
+///
+/// # Errors
+/// When the run's folder cannot be used, so that nothing is known.
+pub(crate) async fn reconnect(settings: &Settings, run: &RunId) -> std::io::Result<Found> {
     let socket = socket_of(settings, run);
-    let folder = settings.runs_dir.join(run.as_str());
+    let dir = settings.runs_dir.join(run.as_str());
     let until = Instant::now() + LISTEN_LIMIT;
     loop {
-        match UnixStream::connect(&socket).await {
-            Ok(stream) => return Reconnected::Linked(stream),
-            Err(_) if claim(&folder) => return Reconnected::NeverHosted,
-            // A host that lives but does not listen is about to, or has just ended its run. One that has made its log
-            // and has not said yet who it is, is about to.
-            Err(_) if Instant::now() < until && may_listen(&folder) => {
+        if let Ok(stream) = UnixStream::connect(&socket).await {
+            failpoint::reach(Point::Reconnected);
+            return Ok(Found::Host(stream));
+        }
+        match claimant(&dir)? {
+            // A host that lives but does not listen is about to, or has just ended its run.
+            Claimant::Host(host) if host.is_alive() && Instant::now() < until => {
                 tokio::time::sleep(LISTEN_PAUSE).await;
             }
-            Err(_) => {
-                return Reconnected::Gone("its run-host ended while no server was there to see it".into());
-            }
+            Claimant::Host(_) => return Ok(Found::Gone),
+            Claimant::Server => return Ok(Found::NeverStarted),
         }
     }
 }
 
-fn may_listen(folder: &Path) -> bool {
-    let identity = folder.join("host.json");
-    if identity.exists() { is_alive(&identity) } else { folder.join("spec.json").exists() }
+/// Who has a run, if no host listens for it.
+enum Claimant {
+    Host(process::Identity),
+    /// This server or one before it, which found that there was no host.
+    Server,
 }
 
-/// Takes the right to host the run whose folder is `folder`, which the first one to make its log has: once this
-/// answers `true`, no host that was started for it will ever begin. `false` when one has begun.
+/// What stands in the claim of a run that no host will ever have.
+const NEVER_STARTED: &[u8] = b"{\"neverStarted\":true}";
+
+/// Finds out who has the run in `dir`, and takes it where nobody has: a host that is spawned but has not come so far
+/// must not start a runner any more, since nobody would know of it.
+fn claimant(dir: &Path) -> std::io::Result<Claimant> {
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    match runlog::claim(dir, NEVER_STARTED) {
+        Ok(()) => return Ok(Claimant::Server),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+        Err(_) => {}
+    }
+    let who = runlog::claimed_by(dir)?.unwrap_or_default();
+    Ok(serde_json::from_slice(&who).map_or(Claimant::Server, Claimant::Host))
+}
+
+/// Takes the run whose folder is `folder` where nobody has it. Answers whether no host has it or ever will. Blocks on
+/// the disk.
 pub(crate) fn claim(folder: &Path) -> bool {
-    let Ok(mut log) = runlog::Writer::create(&folder.join("events.jsonl")) else {
-        // A folder that was never made has no host either.
-        return !folder.exists();
-    };
-    log.append(Step::Note { text: "the server that started this run ended before its run-host was there".into() });
-    log.append(Step::Exit { code: 1, signal: None });
-    log.flush();
-    true
-}
-
-fn is_alive(identity: &Path) -> bool {
-    let read = std::fs::read(identity).ok();
-    read.and_then(|text| serde_json::from_slice::<process::Identity>(&text).ok())
-        .is_some_and(|identity| identity.is_alive())
+    matches!(claimant(folder), Ok(Claimant::Server))
 }
 
 /// As whom the run whose folder is `folder` was started.
@@ -201,6 +213,7 @@ fn spec(
         alone_ms: settings.alone.map(millis_of),
         early_stop_ms: millis_of(settings.early_stop_timeout + EARLY_STOP_MARGIN),
         pty: settings.pty,
+        log_cap: Some(settings.log_cap),
         executor: false,
         stdin: None,
     })

@@ -17,7 +17,9 @@
 //! A run's log is the truth about it: a host writes a record before it tells of it, so a link that broke is made
 //! whole by reading the log on from the last record seen. What the log does not say (what the run was started with,
 //! what was decided about it) is in the durable table [`store`], before anything is done about it. A registry that
-//! starts takes up the runs of the one before from these two.
+//! starts takes up the runs of the one before from these two: it follows the hosts that live, learns how the others
+//! ended, and does what was decided and not done. A run whose host cannot be found is claimed (see `runlog::claim`),
+//! so that a host which was spawned and has not come so far starts nothing that nobody knows of.
 //!
 //! ```text
 //!            +--------- user's stop waits -----------+
@@ -26,7 +28,11 @@
 //!                                 |  ^ hot swaps         |                        |                     (replaced)
 //!                                 |  +-- stay here       +--exit != 0--> Ended    +--user's stop--> Ended
 //!                                 +--stop now--> Stopping --exit--> Ended
+//!                                 +--host: alone for too long--> EarlyStopping --exit--> Ended (reaped)
 //! ```
+
+//!
+//! What a server that is gone left behind is ended by [`reap`], and by the same code in a registry that runs.
 
 mod dispatch;
 mod entry;
@@ -34,11 +40,13 @@ mod fleet;
 mod launch;
 mod link;
 mod log;
+mod reaper;
 mod registry;
 mod run_state;
 mod settings;
 mod store;
 
 pub use dispatch::Policy;
+pub use reaper::{JobCancel, Reaped, Report, Scope, Skipped, reap};
 pub use registry::{Handle, Peers, start};
 pub use settings::Settings;

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use failpoint::Point;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -75,6 +76,9 @@ async fn write(mut stream: OwnedWriteHalf, mut queue: mpsc::Receiver<HostRequest
         line.push(b'\n');
         if stream.write_all(&line).await.is_err() {
             return;
+        }
+        if !matches!(next, HostRequest::Subscribe { .. }) {
+            failpoint::reach(Point::RequestWritten);
         }
         request = queue.recv().await;
     }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use actix::{Actor, AsyncContext as _, Context, Handler, ResponseFuture, WrapFuture as _};
+use failpoint::Point;
 use peer::{Envelope, Feed, FeedWriter, Inbox, Peer, Start};
 use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
@@ -15,7 +16,7 @@ use wire::build::{Retain, Unwatch, Watch};
 use wire::cancel::Cancel;
 use wire::event::DevEvent;
 use wire::host::HostRequest;
-use wire::log::Record;
+use wire::log::{Record, Step};
 use wire::message::Never;
 use wire::run::{
     GetRun, ListRuns, LogPage, Newest, NewestBuild, Owner, ReadLog, RunRefusal, StartRun, StopAll, StopRun,
@@ -23,16 +24,17 @@ use wire::run::{
 use wire::{ContentHash, ControlPlane, EntryPath, JobId, Rebuild, Run, RunId, StopMode};
 
 use crate::fleet::{Effect, Fleet, Wish};
-use crate::launch::Reconnected;
+use crate::launch::Found;
 use crate::link::{Link, Told, follow};
 use crate::log::LogAt;
+use crate::reaper::Scope;
 use crate::run_state::{Moment, Plan};
 use crate::settings::Settings;
 use crate::store::{Saved, Store};
-use crate::{entry, launch, log};
+use crate::{entry, launch, log, reaper};
 
 /// Events that a reader of the feed may be behind.
-const KEPT_EVENTS: usize = 1024;
+const KEPT_EVENTS: usize = 256;
 /// Requests of each kind that may be under way.
 const INBOX: usize = 256;
 /// Log readers that may be waiting.
@@ -48,6 +50,9 @@ const CANCEL_FIRST: Duration = Duration::from_millis(400);
 /// How long until a cancel that the broker did not take is offered again; doubles up to the longest.
 const CANCEL_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_CANCEL_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long between two looks for what runs left behind.
+const REAP_PAUSE: Duration = Duration::from_secs(60);
 
 /// Everyone the registry talks to.
 pub struct Peers {
@@ -157,6 +162,13 @@ impl Actor for Registry {
         let follow = async move {
             // Runs of an earlier server first, so that the first build is dispatched to them too.
             core.recover().await;
+            let cleaner = Rc::clone(&core);
+            actix::spawn(async move {
+                loop {
+                    cleaner.reap_leftovers().await;
+                    tokio::time::sleep(REAP_PAUSE).await;
+                }
+            });
             while let Some(delivery) = rebuilds.next().await {
                 core.rebuilt(&delivery.event);
             }
@@ -214,39 +226,46 @@ impl Core {
 
     /// Takes up one run of an earlier server: reads its log, connects to its host, and does what was left undone.
     async fn take_up(self: &Rc<Self>, saved: Saved) {
+        failpoint::reach(Point::TakingUp);
         let run = saved.run.clone();
         let path = self.log_path(&run);
         let log = tokio::task::spawn_blocking(move || runlog::Follower::open(&path, 0)?.rest()).await;
         let log = log.unwrap_or_else(|panic| Err(std::io::Error::other(panic))).unwrap_or_default();
         let control_plane = launch::credentials(&self.settings.runs_dir.join(run.as_str()));
         self.control_planes.borrow_mut().extend(control_plane.map(|known| (run.clone(), known)));
+        failpoint::reach(Point::LogReplayed);
         let effects = self.fleet.borrow_mut().restore(saved, &log, now());
+        self.carry_out(effects);
         if !self.fleet.borrow().is_live(&run) {
-            self.carry_out(effects);
             return self.forget_credentials(&run);
         }
+        let seen = log.last().map_or(0, |record| record.seq);
         match launch::reconnect(&self.settings, &run).await {
-            Reconnected::Linked(stream) => {
-                self.linked(&run, stream, log.last().map_or(0, |record| record.seq));
+            Ok(Found::Host(stream)) => {
+                self.linked(&run, stream, seen);
+                let effects = self.fleet.borrow_mut().taken_up(&run, now());
                 self.carry_out(effects);
             }
-            Reconnected::NeverHosted => {
-                let why = "the server ended before its run-host was there".to_owned();
-                let effects = self.fleet.borrow_mut().not_started(&run, why, now());
+            Ok(Found::NeverStarted) if log.is_empty() => {
+                let effects = self.fleet.borrow_mut().never_started(&run, now());
                 self.carry_out(effects);
             }
-            Reconnected::Gone(why) => {
-                // It may have ended while it was looked for.
-                let path = self.log_path(&run);
-                let seen = log.last().map_or(0, |record| record.seq);
-                let rest = tokio::task::spawn_blocking(move || runlog::Follower::open(&path, seen)?.rest());
-                let rest = rest.await.ok().and_then(Result::ok).unwrap_or_default();
-                for record in rest {
-                    self.told(&run, Told::Record(record));
-                }
-                self.told(&run, Told::Lost { why });
+            Ok(_) => self.gone(&run, seen, "its run-host ended while no server was there to see it").await,
+            Err(error) => {
+                self.gone(&run, seen, &format!("its run-host cannot be looked for: {error}")).await;
             }
         }
+    }
+
+    /// The host of a run of an earlier server is not there. It may have written the end before it went.
+    async fn gone(self: &Rc<Self>, run: &RunId, seen: u64, why: &str) {
+        let path = self.log_path(run);
+        let rest = tokio::task::spawn_blocking(move || runlog::Follower::open(&path, seen)?.rest());
+        let rest = rest.await.ok().and_then(Result::ok).unwrap_or_default();
+        for record in rest {
+            self.told(run, Told::Record(record));
+        }
+        self.told(run, Told::Lost { why: why.to_owned() });
     }
 
     async fn store(&self) -> Result<Store, String> {
@@ -262,6 +281,31 @@ impl Core {
         let saved = self.fleet.borrow().saved(run);
         if let (Some(saved), Some(Ok(store))) = (saved, &*self.store.borrow()) {
             store.save(saved);
+        }
+    }
+
+    /// Ends processes of runs that are over and that nobody looks after.
+    async fn reap_leftovers(self: &Rc<Self>) {
+        // Without the table nobody knows which runs are whose.
+        if !matches!(&*self.store.borrow(), Some(Ok(_))) {
+            return;
+        }
+        let scope = Scope {
+            runs_dir: self.settings.runs_dir.clone(),
+            runs_table: self.settings.runs_table.clone(),
+            server: Some(std::process::id()),
+            protect: Vec::new(),
+            kill_grace: self.settings.kill_grace,
+            dry_run: false,
+        };
+        let is_owned = |run: &RunId| self.fleet.borrow().is_live(run);
+        match reaper::leftovers(scope, is_owned, &self.peers.cancel).await {
+            Ok(report) if report.stale > 0 => {
+                let report = serde_json::to_string(&report).unwrap_or_default();
+                tracing::warn!(report, "processes of runs that are over were found");
+            }
+            Ok(_) => {}
+            Err(why) => tracing::warn!(why, "what runs left behind is not looked for"),
         }
     }
 
@@ -282,6 +326,7 @@ impl Core {
                     self.writer.publish(event);
                 }
                 Effect::Swap { run, code, config_hash, why, trace } => {
+                    failpoint::reach(Point::SwapDecided);
                     let id = self.request_id();
                     let content_hash = code.artifact.content_hash;
                     self.swaps.borrow_mut().insert(id, content_hash.clone());
@@ -335,6 +380,7 @@ impl Core {
     fn early_stop(self: &Rc<Self>, run: RunId, why: String, traceparent: Option<String>) {
         let core = Rc::clone(self);
         actix::spawn(async move {
+            failpoint::reach(Point::StopDecided);
             if let Err(error) = core.flushed().await {
                 tracing::error!(%run, error, "the stop is not on record");
                 let untouched = core.fleet.borrow_mut().not_stopped(&run);
@@ -342,6 +388,7 @@ impl Core {
                     return core.carry_out(effects);
                 }
             }
+            failpoint::reach(Point::StopOnRecord);
             core.stop(&run, StopMode::Checkpoint, why, traceparent);
         });
     }
@@ -370,6 +417,7 @@ impl Core {
         self.committing.borrow_mut().insert(run.clone(), waits);
         let core = Rc::clone(self);
         actix::spawn(async move {
+            failpoint::reach(Point::CancelDecided);
             let cancel = Cancel { run: run.clone(), job, control_plane };
             let mut pause = CANCEL_PAUSE;
             while let Err(error) = core.peers.cancel.ask(cancel.clone()).await {
@@ -377,6 +425,7 @@ impl Core {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_CANCEL_PAUSE);
             }
+            failpoint::reach(Point::CancelAcknowledged);
             core.cancel_committed(&run);
             let _ = committed.send(());
             core.committing.borrow_mut().remove(&run);
@@ -409,6 +458,7 @@ impl Core {
                 let _ = core.flushed().await;
             };
             let _ = tokio::time::timeout(CANCEL_FIRST, on_disk).await;
+            failpoint::reach(Point::KillDecided);
             if core.links.borrow().contains_key(&run) {
                 core.stop(&run, StopMode::Now, why, None);
             } else {
@@ -430,8 +480,11 @@ impl Core {
     }
 
     async fn try_launch(&self, plan: &Plan) -> Result<UnixStream, String> {
+        let is_successor = plan.replaces.is_some();
+        failpoint::reach(if is_successor { Point::SuccessorDecided } else { Point::StartAccepted });
         // On record before there is anything to be lost.
         self.flushed().await?;
+        failpoint::reach(if is_successor { Point::SuccessorOnRecord } else { Point::StartOnRecord });
         let control_plane = known(self.peers.control_plane.clone()).await;
         if let Some(control_plane) = &control_plane {
             self.control_planes.borrow_mut().insert(plan.run.clone(), control_plane.clone());
@@ -457,6 +510,7 @@ impl Core {
     }
 
     fn told(self: &Rc<Self>, run: &RunId, told: Told) {
+        passed(&told);
         let effects = match told {
             Told::Record(record) => self.recorded(run, &record),
             Told::Done { id } => {
@@ -471,7 +525,12 @@ impl Core {
                     None => Vec::new(),
                 }
             }
-            Told::Lost { why } => self.fleet.borrow_mut().lost(run, why, now()),
+            Told::Lost { why } => {
+                let core = Rc::clone(self);
+                // What its host can end no more.
+                actix::spawn(async move { core.reap_leftovers().await });
+                self.fleet.borrow_mut().lost(run, why, now())
+            }
         };
         self.carry_out(effects);
         if self.fleet.borrow().view(run).is_none_or(|run| !run.status.is_live()) {
@@ -551,9 +610,14 @@ impl Core {
         }
     }
 
-    fn stop_run(self: &Rc<Self>, ask: &StopRun) -> Result<Run, RunRefusal> {
+    /// Answers when the stop is on record: a server that comes after this one must know what was promised. A disk that
+    /// does not answer in time holds up nobody who wants a run stopped.
+    async fn stop_run(self: Rc<Self>, ask: StopRun) -> Result<Run, RunRefusal> {
         let effects = self.fleet.borrow_mut().stop(&ask.run, ask.mode, &ask.reason, now())?;
         self.carry_out(effects);
+        if !matches!(tokio::time::timeout(CANCEL_FIRST, self.flushed()).await, Ok(Ok(()))) {
+            tracing::warn!(run = %ask.run, "the stop is under way and not on record");
+        }
         self.fleet.borrow().view(&ask.run).ok_or_else(|| RunRefusal::NotFound { run: ask.run.clone() })
     }
 
@@ -579,6 +643,20 @@ impl Core {
     }
 }
 
+/// The failpoints at what a host tells.
+fn passed(told: &Told) {
+    let point = match told {
+        Told::Record(Record { step: Step::Spawned { .. }, .. }) => Point::SpawnedSeen,
+        Told::Record(Record { step: Step::Ready { .. }, .. }) => Point::ReadySeen,
+        Told::Record(Record { step: Step::Job { .. }, .. }) => Point::JobSeen,
+        Told::Record(Record { step: Step::Swap { .. }, .. }) => Point::SwapSeen,
+        Told::Record(Record { step: Step::Exit { .. }, .. }) => Point::ExitSeen,
+        Told::Lost { .. } => Point::LostSeen,
+        _ => return,
+    };
+    failpoint::reach(point);
+}
+
 /// What a watch channel comes to hold, if it does in time.
 async fn known<T: Clone>(mut channel: watch::Receiver<Option<T>>) -> Option<T> {
     let value = tokio::time::timeout(SETUP_LIMIT, channel.wait_for(Option::is_some)).await.ok()?;
@@ -598,10 +676,14 @@ impl Handler<Envelope<StartRun>> for Registry {
 }
 
 impl Handler<Envelope<StopRun>> for Registry {
-    type Result = Result<Run, RunRefusal>;
+    type Result = ResponseFuture<Result<Run, RunRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<StopRun>, _: &mut Context<Self>) -> Self::Result {
-        self.core.stop_run(envelope.message())
+        let core = Rc::clone(&self.core);
+        Box::pin(async move {
+            let (ask, _held) = envelope.open();
+            core.stop_run(ask).await
+        })
     }
 }
 

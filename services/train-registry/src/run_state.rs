@@ -128,6 +128,8 @@ pub(crate) struct RunState {
     pub(crate) settled: bool,
     /// A cancel of the job is on its way to the disk.
     pub(crate) cancelling: bool,
+    /// The runner said that it is armed.
+    armed: bool,
     pub(crate) last_checkpoint: Option<u64>,
     pub(crate) replaces: Option<RunId>,
     pub(crate) replaced_by: Option<RunId>,
@@ -153,6 +155,12 @@ pub(crate) struct Plan {
     pub(crate) trace: TraceContext,
 }
 
+/// Whether a runner that says this of its job's end leaves nothing to be cancelled. A runner that failed may have left
+/// its job running: it tried to cancel it, and says nothing of how that went.
+pub(crate) fn is_settled_by(status: &str) -> bool {
+    status != "failed"
+}
+
 impl RunState {
     pub(crate) fn new(plan: &Plan, now: Moment) -> Self {
         let manifest = plan.code.manifest.as_deref();
@@ -170,6 +178,7 @@ impl RunState {
             job: None,
             settled: false,
             cancelling: false,
+            armed: false,
             last_checkpoint: None,
             replaces: plan.replaces.clone(),
             replaced_by: None,
@@ -239,7 +248,8 @@ impl RunState {
             Step::Swap { content_hash, ok, .. } => {
                 self.answer_swap(content_hash, *ok, self.started_at);
             }
-            Step::EarlyStop { phase: EarlyStopPhase::Done } | Step::Finished { .. } => self.settled = true,
+            Step::EarlyStop { phase: EarlyStopPhase::Done } => self.settled = true,
+            Step::Finished { status } => self.settled |= is_settled_by(status),
             Step::Alone { alone_ms, .. } => {
                 self.left_alone(*alone_ms);
             }
@@ -311,6 +321,7 @@ impl RunState {
 
     /// The runner said what it started with.
     pub(crate) fn armed(&mut self, config_hash: Option<ConfigHash>, trainer: Option<String>, can_swap: bool) {
+        self.armed = true;
         self.config_hash = config_hash.or(self.config_hash.take());
         self.trainer = trainer.or(self.trainer.take());
         self.can_swap = can_swap;
@@ -324,6 +335,11 @@ impl RunState {
             self.phase = Phase::EarlyStopping(StopCause::Alone { reason });
         }
         goes_on
+    }
+
+    /// Whether the runner said that it is armed.
+    pub(crate) const fn is_armed(&self) -> bool {
+        self.armed
     }
 
     pub(crate) fn target(&self) -> Target {

@@ -42,6 +42,8 @@ pub struct Settings {
     pub alone: Option<Duration>,
     /// Give runners a terminal.
     pub pty: bool,
+    /// How large a run's log may become before its oldest output is dropped, bytes.
+    pub log_cap: u64,
     /// What the server was told not to do.
     pub policy: Policy,
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use failpoint::Point;
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 use sqlx::sqlite::{
@@ -46,7 +47,7 @@ pub(crate) struct Saved {
     pub(crate) replaces: Option<RunId>,
     pub(crate) replaced_by: Option<RunId>,
     pub(crate) phase: Phase,
-    /// Its job is known to be terminal, or a cancel is committed.
+    /// Its job is known to be terminal, or a cancel stands in the outbox.
     pub(crate) settled: bool,
 }
 
@@ -99,7 +100,8 @@ impl Store {
         let mut waiting = self.0.waiting();
         waiting.changes.insert(saved.run.clone(), saved);
         if waiting.changes.len() > MAX_WAITING
-            && let Some(run) = waiting.changes.values().find(|saved| saved.has_ended()).map(|saved| &saved.run)
+            && let Some(run) =
+                waiting.changes.values().find(|saved| saved.has_ended()).map(|saved| &saved.run)
         {
             let run = run.clone();
             tracing::error!(%run, "what became of this run is not on record: the disk takes nothing");
@@ -213,16 +215,19 @@ async fn write(pool: SqlitePool, shared: Arc<Shared>) {
         };
         let error = commit(&pool, &changes).await.err().map(|error| error.to_string());
         if let Some(error) = &error {
-            tracing::error!(error, "the table of runs cannot be written; trainings go on, and it is tried again");
+            tracing::error!(
+                error,
+                "the table of runs cannot be written; trainings go on, and it is tried again"
+            );
             let mut waiting = shared.waiting();
             for (run, saved) in changes {
                 // Unless there is something newer to say of it.
                 waiting.changes.entry(run).or_insert(saved);
             }
         }
-        retry = error.is_some().then(|| {
-            retry.map_or(FIRST_RETRY, |pause: Duration| (pause * 2).min(LONGEST_RETRY))
-        });
+        retry = error
+            .is_some()
+            .then(|| retry.map_or(FIRST_RETRY, |pause: Duration| (pause * 2).min(LONGEST_RETRY)));
         if closing {
             pool.close().await;
         }
@@ -237,6 +242,7 @@ async fn commit(pool: &SqlitePool, changes: &BTreeMap<RunId, Saved>) -> sqlx::Re
     if changes.is_empty() {
         return Ok(());
     }
+    failpoint::reach(Point::TableWriting);
     let mut transaction = pool.begin().await?;
     for (run, saved) in changes {
         let state = serde_json::to_string(saved).expect("a saved run is always JSON");
@@ -246,7 +252,9 @@ async fn commit(pool: &SqlitePool, changes: &BTreeMap<RunId, Saved>) -> sqlx::Re
             .execute(&mut *transaction)
             .await?;
     }
-    transaction.commit().await
+    transaction.commit().await?;
+    failpoint::reach(Point::TableWritten);
+    Ok(())
 }
 
 #[cfg(test)]

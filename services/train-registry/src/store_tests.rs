@@ -38,7 +38,10 @@ impl Disk {
     /// Writes go well again.
     async fn clear(&self) {
         for event in ["insert", "update"] {
-            sqlx::query(sqlx::AssertSqlSafe(format!("drop trigger full_{event}"))).execute(&self.other).await.unwrap();
+            sqlx::query(sqlx::AssertSqlSafe(format!("drop trigger full_{event}")))
+                .execute(&self.other)
+                .await
+                .unwrap();
         }
     }
 

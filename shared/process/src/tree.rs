@@ -9,8 +9,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::{fmt, io};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use nix::poll::{PollFd, PollFlags, poll};
 

@@ -1,20 +1,19 @@
 //! Following the life in a log, without its output.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
 use wire::log::Record;
 
+use crate::cursor::Cursor;
 use crate::line::{is_output, seq_of};
-use crate::page::{Log, read_at};
 
 /// A reader of every record that is not output, that goes on where it stopped.
 #[derive(Debug)]
 pub struct Follower {
-    file: File,
-    offset: u64,
-    after: u64,
+    cursor: Cursor,
+    /// The caller knows the records up to this one.
+    known: u64,
 }
 
 impl Follower {
@@ -23,43 +22,36 @@ impl Follower {
     /// # Errors
     /// The system's: `NotFound` when there is no log.
     pub fn open(path: &Path, after: u64) -> io::Result<Self> {
-        let log = Log::open(path)?;
-        let offset = log.start_after(after, None)?;
-        Ok(Self { file: log.into_file(), offset, after })
+        Ok(Self { cursor: Cursor::open(path, after, None)?, known: after })
     }
 
-    /// How far it has read, bytes.
-    pub const fn offset(&self) -> u64 {
-        self.offset
+    /// How far it has read: the newest record, of any kind, that it has passed.
+    pub const fn seq(&self) -> u64 {
+        self.cursor.seq()
     }
 
-    /// Passes over the log up to `offset`, where a line starts, because the caller knows what stands there.
-    pub fn skip_to(&mut self, offset: u64) {
-        self.offset = self.offset.max(offset);
+    /// The newest record that the caller has, or was handed, or said that it knows.
+    pub fn known(&self) -> u64 {
+        self.known.max(self.cursor.seq())
     }
 
-    /// Reads about `budget` bytes of log, up to `until`, and hands each whole line that is not output to `each`,
-    /// with its newline. Call again until [`Follower::offset`] stays: then there is no more.
+    /// The caller has the records up to `seq` from elsewhere: they are not handed out.
+    pub fn know(&mut self, seq: u64) {
+        self.known = self.known.max(seq);
+    }
+
+    /// Reads about `budget` bytes of log, not beyond the record `last`, and hands each line that is not output to
+    /// `each`, with its newline. Answers whether there may be more.
     ///
     /// # Errors
     /// The system's.
-    pub fn lines(&mut self, until: u64, budget: usize, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut budget = budget.max(1);
-        loop {
-            let start = self.offset;
-            let bytes = read_at(&self.file, start, budget, until)?;
-            for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
-                self.offset += line.len() as u64;
-                if !is_output(line) && seq_of(line).is_some_and(|seq| seq > self.after) {
-                    each(line);
-                }
+    pub fn lines(&mut self, last: u64, budget: usize, mut each: impl FnMut(&[u8])) -> io::Result<bool> {
+        let known = self.known;
+        self.cursor.read(budget, last, |line| {
+            if !is_output(line) && seq_of(line).is_some_and(|seq| seq > known) {
+                each(line);
             }
-            if self.offset > start || bytes.len() < budget {
-                return Ok(());
-            }
-            // A line longer than the budget.
-            budget = budget.saturating_mul(2);
-        }
+        })
     }
 
     /// Every record that is not output up to the end of the log, for a log that nobody writes any more.
@@ -69,13 +61,8 @@ impl Follower {
     pub fn rest(&mut self) -> io::Result<Vec<Record>> {
         const CHUNK: usize = 1 << 20;
         let mut records = Vec::new();
-        loop {
-            let before = self.offset;
-            self.lines(u64::MAX, CHUNK, |line| records.extend(serde_json::from_slice::<Record>(line)))?;
-            if self.offset == before {
-                return Ok(records);
-            }
-        }
+        while self.lines(u64::MAX, CHUNK, |line| records.extend(serde_json::from_slice::<Record>(line)))? {}
+        Ok(records)
     }
 }
 
@@ -99,19 +86,16 @@ mod tests {
         writer.flush();
         let mut follower = Follower::open(&path, 4).unwrap();
         let mut steps = Vec::new();
-        loop {
-            let before = follower.offset();
-            follower.lines(writer.written().bytes, 1000, |line| steps.push(seq_of(line).unwrap())).unwrap();
-            if follower.offset() == before {
-                break;
-            }
-        }
-        assert_eq!(steps, (6..=40).step_by(2).collect::<Vec<_>>());
+        while follower.lines(38, 1000, |line| steps.push(seq_of(line).unwrap())).unwrap() {}
+        assert_eq!(steps, (6..=38).step_by(2).collect::<Vec<_>>());
+        assert_eq!(follower.seq(), 38, "not beyond the last one that was asked for");
+        follower.know(40);
         writer.append(output());
         writer.append(Step::Exit { code: 0, signal: None });
         writer.flush();
         let rest = follower.rest().unwrap();
-        assert_eq!(rest.len(), 1);
+        assert_eq!(rest.len(), 1, "what the caller knows is not handed out");
         assert_eq!(rest[0].step, Step::Exit { code: 0, signal: None });
+        assert_eq!(follower.seq(), writer.written().seq);
     }
 }

@@ -7,9 +7,14 @@ pub fn seq_of(line: &[u8]) -> Option<u64> {
     str::from_utf8(&digits[..end]).ok()?.parse().ok()
 }
 
-/// Whether a line is output rather than life.
+/// Whether a line is output, or stands for output that is gone, rather than life.
 pub fn is_output(line: &[u8]) -> bool {
-    has_type(line, b"output")
+    has_type(line, b"output") || is_dropped(line)
+}
+
+/// Whether a line stands for records that are gone.
+pub(crate) fn is_dropped(line: &[u8]) -> bool {
+    has_type(line, b"dropped")
 }
 
 /// Whether a line is the last one there will be.

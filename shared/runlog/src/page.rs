@@ -1,201 +1,68 @@
 //! Reading a part of a log.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use wire::log::{Record, Step};
 use wire::run::LogPage;
 
-use crate::line::{is_exit, seq_of};
+use crate::cursor::Cursor;
+use crate::line::is_exit;
 
 /// Reads the records after `after`, about `max_bytes` of log, at least one if there is one. `hint` is where the
 /// record after `after` starts, as an earlier page said; a wrong one is found out. `ended` says that the log's last
 /// record was reached. A line that is no record (after a power cut) is passed over. Blocks on the disk.
 ///
+/// Where records are gone, the page has a [`Step::Dropped`] in their place; it may begin before `after`.
+///
 /// # Errors
 /// The system's: `NotFound` when there is no log.
 pub fn read_page(path: &Path, after: u64, hint: Option<u64>, max_bytes: u32) -> io::Result<LogPage> {
-    let log = Log::open(path)?;
-    let start = log.start_after(after, hint)?;
-    let mut page = LogPage { records: Vec::new(), hint: start, ended: false };
-    let mut budget = (max_bytes as usize).max(1);
+    let mut cursor = Cursor::open(path, after, hint)?;
+    let mut records = Vec::new();
     loop {
-        let bytes = log.read(page.hint, budget)?;
-        for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
-            page.hint += line.len() as u64;
-            if let Ok(record) = serde_json::from_slice::<Record>(line)
-                && record.seq > after
-            {
-                page.ended = matches!(record.step, Step::Exit { .. });
-                page.records.push(record);
+        let more = cursor.read(max_bytes as usize, u64::MAX, |line| {
+            if let Ok(record) = serde_json::from_slice::<Record>(line) {
+                add(&mut records, record);
             }
+        })?;
+        if !records.is_empty() || !more {
+            break;
         }
-        let at_end = bytes.len() < budget;
-        if at_end && page.records.is_empty() {
-            page.ended = log.line_before(page.hint)?.is_some_and(|line| is_exit(&line));
-        }
-        if at_end || !page.records.is_empty() {
-            return Ok(page);
-        }
-        // One record is longer than a page.
-        budget = budget.saturating_mul(2).max(LEAST_READ);
     }
+    let ended = match records.last() {
+        Some(Record { step, .. }) => matches!(step, Step::Exit { .. }),
+        None => cursor.line_before()?.is_some_and(|line| is_exit(&line)),
+    };
+    Ok(LogPage { records, hint: cursor.hint(), ended })
 }
 
-/// A read that is not told how much takes this much, bytes.
-const LEAST_READ: usize = 64 * 1024;
-
-/// An open log.
-#[derive(Debug)]
-pub(crate) struct Log {
-    file: File,
-    length: u64,
-}
-
-impl Log {
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let length = file.metadata()?.len();
-        Ok(Self { file, length })
+/// Adds a record, or makes one of two that stand for what is gone.
+fn add(records: &mut Vec<Record>, record: Record) {
+    if let (
+        Some(Record {
+            seq: last,
+            ts: last_ts,
+            step: Step::Dropped { records: count, bytes: size, others: rest, why: cause, .. },
+        }),
+        Step::Dropped { from_seq, records: more, bytes, others, why },
+    ) = (records.last_mut(), &record.step)
+        && *from_seq == *last + 1
+        && why == cause
+    {
+        *last = record.seq;
+        *last_ts = record.ts;
+        *count += more;
+        *size += bytes;
+        *rest += others;
+        return;
     }
-
-    pub(crate) fn into_file(self) -> File {
-        self.file
-    }
-
-    /// Up to `count` bytes at `offset`; fewer only at the end.
-    fn read(&self, offset: u64, count: usize) -> io::Result<Vec<u8>> {
-        read_at(&self.file, offset, count, self.length)
-    }
-
-    /// Where the record after `after` starts or will start.
-    pub(crate) fn start_after(&self, after: u64, hint: Option<u64>) -> io::Result<u64> {
-        match hint {
-            Some(hint) if self.confirms(after, hint)? => Ok(hint),
-            _ => self.search(after),
-        }
-    }
-
-    /// Whether the record after `after` starts at `hint`.
-    fn confirms(&self, after: u64, hint: u64) -> io::Result<bool> {
-        if hint > self.length {
-            return Ok(false);
-        }
-        let before = if after == 0 { hint == 0 } else { self.ends_line(hint)? };
-        if !before {
-            return Ok(false);
-        }
-        match seq_of(&self.read(hint, SEQ_BYTES)?) {
-            Some(seq) => Ok(seq == after + 1),
-            // Nothing there yet: then the record before it must be the one that is known.
-            None => Ok(after == 0 || self.line_before(hint)?.and_then(|line| seq_of(&line)) == Some(after)),
-        }
-    }
-
-    fn ends_line(&self, offset: u64) -> io::Result<bool> {
-        Ok(offset > 0 && self.read(offset - 1, 1)? == b"\n")
-    }
-
-    /// Bisects byte offsets, then goes line by line.
-    fn search(&self, after: u64) -> io::Result<u64> {
-        // Every line that starts before `low` is known; every line that starts at or behind `high` is not.
-        let (mut low, mut high) = (0, self.length);
-        while high - low > LEAST_READ as u64 {
-            let middle = low + (high - low) / 2;
-            match self.next_record(middle, high)? {
-                Some((start, seq)) if seq <= after => low = start,
-                _ => high = middle,
-            }
-        }
-        loop {
-            match self.next_line(low)? {
-                Some((line_end, Some(seq))) if seq <= after => low = line_end,
-                Some((line_end, None)) => low = line_end,
-                _ => return Ok(low),
-            }
-        }
-    }
-
-    /// The first record that starts in `from..to`, and its number.
-    fn next_record(&self, from: u64, to: u64) -> io::Result<Option<(u64, u64)>> {
-        let mut at = from;
-        while let Some(newline) = self.newline_from(at)? {
-            at = newline + 1;
-            if at >= to {
-                break;
-            }
-            if let Some(seq) = seq_of(&self.read(at, SEQ_BYTES)?) {
-                return Ok(Some((at, seq)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Where the whole line at `start` ends, and its number.
-    fn next_line(&self, start: u64) -> io::Result<Option<(u64, Option<u64>)>> {
-        let Some(newline) = self.newline_from(start)? else { return Ok(None) };
-        Ok(Some((newline + 1, seq_of(&self.read(start, SEQ_BYTES)?))))
-    }
-
-    fn newline_from(&self, from: u64) -> io::Result<Option<u64>> {
-        let (mut at, mut count) = (from, 4096);
-        loop {
-            let bytes = self.read(at, count)?;
-            if let Some(found) = bytes.iter().position(|&byte| byte == b'\n') {
-                return Ok(Some(at + found as u64));
-            }
-            if bytes.len() < count {
-                return Ok(None);
-            }
-            at += bytes.len() as u64;
-            count = LEAST_READ;
-        }
-    }
-
-    /// The line that ends at `end`, without its newline.
-    fn line_before(&self, end: u64) -> io::Result<Option<Vec<u8>>> {
-        if !self.ends_line(end)? {
-            return Ok(None);
-        }
-        let mut count = 1024;
-        loop {
-            let start = (end - 1).saturating_sub(count);
-            let bytes = self.read(start, usize::try_from(end - 1 - start).map_err(io::Error::other)?)?;
-            if let Some(newline) = bytes.iter().rposition(|&byte| byte == b'\n') {
-                return Ok(Some(bytes[newline + 1..].to_vec()));
-            }
-            if start == 0 {
-                return Ok(Some(bytes));
-            }
-            count *= 8;
-        }
-    }
-}
-
-/// More than `{"seq":` and the longest number.
-const SEQ_BYTES: usize = 32;
-
-/// Up to `count` bytes of `file` from `offset`, none at or behind `until`; fewer only there or at the end.
-pub(crate) fn read_at(file: &File, offset: u64, count: usize, until: u64) -> io::Result<Vec<u8>> {
-    let there = usize::try_from(until.saturating_sub(offset)).unwrap_or(usize::MAX);
-    let mut bytes = vec![0; count.min(there)];
-    let mut got = 0;
-    while got < bytes.len() {
-        match file.read_at(&mut bytes[got..], offset + got as u64) {
-            Ok(0) => break,
-            Ok(more) => got += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.truncate(got);
-    Ok(bytes)
+    records.push(record);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write as _;
     use std::path::PathBuf;
 
@@ -257,7 +124,8 @@ mod tests {
     fn an_empty_log_has_an_empty_page_and_a_missing_one_is_an_error() {
         let (dir, path) = log_of([]);
         let page = read_page(&path, 0, None, 100).unwrap();
-        assert_eq!((seqs(&page), page.hint, page.ended), (vec![], 0, false));
+        assert_eq!((seqs(&page), page.ended), (vec![], false));
+        assert!(read_page(&path, 7, Some(page.hint), 100).unwrap().records.is_empty());
         let missing = read_page(&dir.path().join("other"), 0, None, 100);
         assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
@@ -267,7 +135,7 @@ mod tests {
         let (_dir, path) = log_of([output(10), output(10), output(10), EXIT]);
         let second = read_page(&path, 0, None, 1).unwrap().hint;
         let end = read_page(&path, 0, None, 1 << 20).unwrap().hint;
-        for hint in [0, 1, second, second + 1, end - 1, end, end + 1, u64::MAX] {
+        for hint in [0, 1, second, second + 1, end - 1, end, end + 1, 7 << 40, 3 << 40 | 5, u64::MAX] {
             assert_eq!(seqs(&read_page(&path, 2, Some(hint), 1 << 20).unwrap()), [3, 4], "{hint}");
         }
     }

@@ -4,6 +4,7 @@
 //! capitals, with two underscores between the parts: `MIDRUN_GATEWAY__PORT`, `MIDRUN_RUN__HOT_SWAP_SIGNAL`. A name
 //! that is not known is an error, not a surprise. Flags are laid on top by the command line, which owns them.
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use config::{Config, File, FileFormat, Value};
@@ -77,6 +78,9 @@ impl Default for Inspector {
     }
 }
 
+/// 1 GiB.
+const DEFAULT_LOG_CAP_MB: NonZero<u32> = NonZero::new(1024).expect("it is not zero");
+
 /// Runs.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -96,6 +100,8 @@ pub struct Run {
     pub alone_ms: u64,
     /// Give runners a terminal.
     pub pty: bool,
+    /// How large a run's log may become before its oldest output is dropped, MiB; at least 1.
+    pub log_cap_mb: NonZero<u32>,
     /// Never restart a run by itself.
     pub hot_only: bool,
 }
@@ -110,12 +116,18 @@ impl Default for Run {
             kill_grace_ms: 500,
             alone_ms: 900_000,
             pty: false,
+            log_cap_mb: DEFAULT_LOG_CAP_MB,
             hot_only: false,
         }
     }
 }
 
 impl Run {
+    /// How large a run's log may become, bytes.
+    pub fn log_cap(&self) -> u64 {
+        u64::from(self.log_cap_mb.get()) << 20
+    }
+
     /// The number of [`Run::hot_swap_signal`].
     ///
     /// # Errors
@@ -275,6 +287,7 @@ mod tests {
                 ("MIDRUN_GATEWAY__PORT", "6000"),
                 ("MIDRUN_GATEWAY__ALLOWED_HOSTS", "[\"a.lan\", \"b.lan\"]"),
                 ("MIDRUN_RUN__HOT_ONLY", "true"),
+                ("MIDRUN_RUN__LOG_CAP_MB", "3"),
             ],
         )
         .unwrap();
@@ -282,6 +295,7 @@ mod tests {
         assert_eq!(settings.gateway.host, "::1");
         assert_eq!(settings.gateway.allowed_hosts, ["a.lan", "b.lan"]);
         assert!(settings.run.hot_only);
+        assert_eq!(settings.run.log_cap(), 3 << 20);
         assert_eq!(settings.run.hot_swap_signal_number().unwrap(), 10);
         assert_eq!(settings.build, Build::default());
     }
@@ -307,6 +321,7 @@ mod tests {
             (Some("[gateway]\nport = \"many\"\n"), vec![], "port"),
             (Some("[gateway\n"), vec![], "midrun.toml"),
             (None, vec![("MIDRUN_GATEWAY__PROT", "1")], "prot"),
+            (None, vec![("MIDRUN_RUN__LOG_CAP_MB", "0")], "zero"),
             (None, vec![("MIDRUN_GATEWAY__PORT", "many")], "port"),
         ];
         for (file, variables, word) in cases {

@@ -24,6 +24,7 @@ pub struct Midrun {
     dir: PathBuf,
     marker: String,
     foreground: bool,
+    by: Vec<OsString>,
 }
 
 /// A command that ended.
@@ -56,7 +57,15 @@ impl Midrun {
             dir: stage.project.dir().to_owned(),
             marker: stage.home.marker(),
             foreground: false,
+            by: Vec::new(),
         }
+    }
+
+    /// Started by a program that becomes it, with these arguments before its own command.
+    #[must_use]
+    pub fn by<A: Into<OsString>>(mut self, program: impl IntoIterator<Item = A>) -> Self {
+        self.by = program.into_iter().map(Into::into).collect();
+        self
     }
 
     /// Another variable.
@@ -86,8 +95,9 @@ impl Midrun {
     /// When it cannot be started.
     pub fn start(self) -> Running {
         let binary = midrun();
-        let mut command = Command::new(&binary);
-        command.args(&self.args).env_clear().envs(self.environment).current_dir(&self.dir);
+        let mut words = self.by.into_iter().chain([binary.clone().into_os_string()]);
+        let mut command = Command::new(words.next().expect("the binary is among them"));
+        command.args(words).args(&self.args).env_clear().envs(self.environment).current_dir(&self.dir);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         if self.foreground {
             command.process_group(0);

@@ -25,6 +25,8 @@ pub struct Dev {
     pub pid: u32,
     process: Running,
     home: Home,
+    /// What it started goes on without it.
+    was_killed: bool,
 }
 
 /// How a dev server is started.
@@ -61,7 +63,7 @@ impl DevOptions {
         let address = url.trim_end_matches('/').strip_prefix("http://").and_then(|text| text.parse().ok());
         let address = address.unwrap_or_else(|| panic!("no address in {said}"));
         let client = Client::new(address, said["token"].as_str().unwrap_or_default());
-        Dev { client, pid: process.pid(), process, home: self.home }
+        Dev { client, pid: process.pid(), process, home: self.home, was_killed: false }
     }
 }
 
@@ -146,6 +148,13 @@ impl Dev {
         &mut self.process
     }
 
+    /// Kills it, and nothing else: its runs go on, for the next server in the same project.
+    pub async fn kill(mut self) {
+        self.was_killed = true;
+        self.process.signal(Signal::SIGKILL);
+        self.process.wait("killed midrun dev", LIMIT).await;
+    }
+
     /// Presses Ctrl-C.
     pub fn interrupt(&self) {
         self.process.signal(Signal::SIGINT);
@@ -203,6 +212,8 @@ impl Drop for Dev {
         if std::thread::panicking() {
             eprintln!("--- midrun dev wrote on standard error:\n{}---", self.process.stderr());
         }
-        processes::sweep(&self.home.marker());
+        if !self.was_killed || std::thread::panicking() {
+            processes::sweep(&self.home.marker());
+        }
     }
 }

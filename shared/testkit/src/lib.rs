@@ -11,6 +11,7 @@ mod dev;
 mod faulty;
 mod growing;
 mod home;
+pub mod kill;
 mod processes;
 mod project;
 mod run_log;

@@ -88,3 +88,12 @@ impl Stage {
         self.root.path()
     }
 }
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // A server that was killed leaves its runs, and a test that fails then has nobody else to end them.
+        if std::thread::panicking() {
+            crate::processes::sweep(&self.home.marker());
+        }
+    }
+}

@@ -44,6 +44,9 @@ pub struct Spec {
     /// Give the runner a terminal instead of pipes.
     #[serde(default)]
     pub pty: bool,
+    /// How large the log may become before its oldest output is dropped, bytes; 1 GiB when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_cap: Option<u64>,
     /// The process is no runner but somebody's executor: it has no control channel and may be told to stop at any time.
     #[serde(default)]
     pub executor: bool,
@@ -111,14 +114,14 @@ pub enum HostRequest {
 pub enum HostSays {
     /// A record that is not output.
     Record {
-        /// The record, which is already in the log.
+        /// The record, which is already in the log; while the disk refuses, it may still be in the host's memory.
         record: Record,
     },
     /// The log has grown. Never more than one of these is under way: read the log to see.
     Grew {
         /// The newest record.
         seq: u64,
-        /// The log's length in bytes up to and including that record.
+        /// How much has been written up to and including that record, bytes.
         bytes: u64,
     },
     /// A request was carried out: the signal was sent.

@@ -1,4 +1,4 @@
-//! A run's log: `events.jsonl`, one record a line, append only, in the order in which things happened.
+//! A run's log: one record a line, in the order in which things happened.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::id::{ContentHash, JobId};
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Counted from 1, without gaps.
+    /// Counted from 1, without gaps. That of a [`Step::Dropped`] is the last one that it stands for.
     pub seq: u64,
     /// RFC 3339.
     pub ts: String,
@@ -127,6 +127,21 @@ pub enum Step {
         /// How long the runner has for its early stop, milliseconds.
         stop_ms: u64,
     },
+    /// Stands for records that are gone, from `fromSeq` to the record's own number.
+    Dropped {
+        /// The number of the first one.
+        from_seq: u64,
+        /// How many they were.
+        records: u64,
+        /// How much output was in them, bytes as the runner wrote them.
+        bytes: u64,
+        /// How many of them were not output. Only a disk that is full for so long that memory does not suffice makes
+        /// this more than 0.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        others: u64,
+        /// Why, for a person.
+        why: String,
+    },
     /// The host has something to say about the log or the process.
     Note {
         /// For a person.
@@ -157,10 +172,15 @@ pub enum EarlyStopPhase {
 }
 
 impl Step {
-    /// Whether this is output rather than life.
+    /// Whether this is output, or stands for output that is gone, rather than life.
     pub const fn is_output(&self) -> bool {
-        matches!(self, Self::Output { .. })
+        matches!(self, Self::Output { .. } | Self::Dropped { .. })
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 #[cfg(test)]

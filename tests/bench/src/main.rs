@@ -1,10 +1,11 @@
 //! Measurements over the built binary, as a client sees it: the table that a change of the loop is judged by.
 //!
-//! `cargo run --release -p bench [-- --quick] [LINE…]`. What is measured, and how, is in the README beside this.
+//! `cargo run --release -p bench [-- --quick] [LINE…]`, and `cargo run -p bench -- kill [--seed N] [--count N]`. What is measured, and how, is in the README beside this.
 
 mod fan_out;
 mod figures;
 mod idle;
+mod kill;
 mod machine;
 mod memory;
 mod modules;
@@ -38,6 +39,7 @@ async fn main() -> ExitCode {
             Line::Memory => memory::measure(&plan).await,
             Line::FanOut => fan_out::measure(&plan).await,
             Line::Idle => idle::measure(&plan).await,
+            Line::Kill => kill::measure(&plan).await,
         });
     }
     println!("{}", table::render(&rows));

@@ -35,7 +35,7 @@ pub(crate) async fn measure(plan: &Plan) -> Vec<Row> {
     vec![
         new.row("server memory at start", "118 MB", 60.0),
         after.row(&format!("after {rebuilds} distinct rebuilds, small"), "151 MB", new.sum() * 1.05),
-        large_new.row("at start, 200 modules", "", 60.0),
+        large_new.told("at start, 200 modules"),
         large_after.row(
             &format!("after {rebuilds} distinct rebuilds, 200 modules"),
             "1,376 MB",
@@ -50,9 +50,16 @@ impl Memory {
     }
 
     fn row(&self, what: &str, node: &'static str, bar: f64) -> Row {
+        Row::value(what, node, bar, self.sum(), "MB").remark(self.parts())
+    }
+
+    fn told(&self, what: &str) -> Row {
+        Row::told(what, format!("{:.1} MB", self.sum())).remark(self.parts())
+    }
+
+    fn parts(&self) -> String {
         let parts: Vec<String> = self.rss.iter().map(|(name, rss)| format!("{name} {rss:.1}")).collect();
-        let remark = format!("RSS: {}; PSS {:.1} MB", parts.join(" + "), self.pss);
-        Row::value(what, node, bar, self.sum(), "MB").remark(remark)
+        format!("RSS: {}; PSS {:.1} MB", parts.join(" + "), self.pss)
     }
 
     /// Of every process with `marker` that is none of a run or a job.

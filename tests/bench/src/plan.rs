@@ -17,8 +17,11 @@ pub(crate) enum Line {
     FanOut,
     /// The server's processor time while nothing happens.
     Idle,
+    /// Kills at every failpoint. Only where it is asked for: it takes long, and a build with failpoints.
+    Kill,
 }
 
+/// What is measured when nothing is named.
 const LINES: [Line; 6] = [Line::Saves, Line::Modules, Line::Start, Line::Memory, Line::FanOut, Line::Idle];
 
 impl Line {
@@ -30,6 +33,7 @@ impl Line {
             Self::Memory => "memory",
             Self::FanOut => "fan-out",
             Self::Idle => "idle",
+            Self::Kill => "kill",
         }
     }
 }
@@ -49,6 +53,10 @@ pub(crate) struct Plan {
     /// Frames that are sent to the clients.
     pub(crate) frames: usize,
     pub(crate) idle: Duration,
+    /// How many kills.
+    pub(crate) injections: usize,
+    /// Decides their order and what the control plane does meanwhile.
+    pub(crate) seed: u64,
 }
 
 impl Plan {
@@ -63,6 +71,8 @@ impl Plan {
             clients: 2_000,
             frames: 20,
             idle: Duration::from_secs(30),
+            injections: 1_000,
+            seed: 1,
         };
         let quick = Self {
             saves: 30,
@@ -72,18 +82,35 @@ impl Plan {
             clients: 200,
             frames: 5,
             idle: Duration::from_secs(5),
+            injections: 300,
             ..full.clone()
         };
         let mut plan = full;
         let mut lines = Vec::new();
-        for arg in args {
-            match (arg.as_str(), LINES.iter().find(|line| line.name() == arg)) {
-                ("--quick", _) => plan = quick.clone(),
-                (_, Some(line)) => lines.push(*line),
-                _ => return Err(format!("usage: bench [--quick] [{}]…", LINES.map(Line::name).join("|"))),
+        let mut args = args;
+        while let Some(arg) = args.next() {
+            let mut number = || args.next()?.parse::<u64>().ok();
+            match arg.as_str() {
+                "--quick" => plan = quick.clone(),
+                "--seed" => plan.seed = number().ok_or_else(usage)?,
+                "--count" => {
+                    let count = number().and_then(|count| usize::try_from(count).ok());
+                    plan.injections = count.ok_or_else(usage)?;
+                }
+                "kill" if !failpoint::are_compiled_in() => return Err(NO_FAILPOINTS.to_owned()),
+                "kill" => lines.push(Line::Kill),
+                _ => lines.push(*LINES.iter().find(|line| line.name() == arg).ok_or_else(usage)?),
             }
         }
         plan.lines = if lines.is_empty() { LINES.to_vec() } else { lines };
         Ok(plan)
     }
+}
+
+const NO_FAILPOINTS: &str = "a release build has no failpoints to kill at; use one without `--release`:\n\
+    cargo build -p midrun && cargo run -p bench -- kill";
+
+fn usage() -> String {
+    let lines = LINES.map(Line::name).join("|");
+    format!("usage: bench [--quick] [{lines}]…\n       bench kill [--seed N] [--count N]")
 }

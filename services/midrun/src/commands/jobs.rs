@@ -91,6 +91,8 @@ async fn find(client: &Client, asked: &str) -> Result<Value, Failure> {
 }
 
 async fn list(client: &Client, json: bool, screen: &mut Screen<'_>) -> Result<(), Failure> {
+    // First, since a control plane that is away is why they are outstanding.
+    outstanding(client, json, screen).await?;
     let (jobs, more) = page(client, None).await?;
     if json {
         jobs.iter().try_for_each(|job| screen.json(job))?;
@@ -104,6 +106,25 @@ async fn list(client: &Client, json: bool, screen: &mut Screen<'_>) -> Result<()
     }
     if more.is_some() {
         screen.say(&format!("these are the newest {}; there are more", jobs.len()));
+    }
+    Ok(())
+}
+
+/// Shows the cancels that the control plane has not settled, if there are any.
+async fn outstanding(client: &Client, json: bool, screen: &mut Screen<'_>) -> Result<(), Failure> {
+    let answer: Value = client.get(&["api", "cancels"]).await?;
+    for cancel in answer["cancels"].as_array().into_iter().flatten() {
+        if json {
+            screen.json(&json!({ "cancel": cancel }))?;
+            continue;
+        }
+        let of = match (text(cancel, "job"), text(cancel, "run")) {
+            (Some(job), Some(run)) => format!("job {} of run {}", cell(Some(job)), cell(Some(run))),
+            (_, run) => format!("the job of run {}", cell(run)),
+        };
+        let tried = cancel["attempts"].to_string();
+        let why = text(cancel, "lastError").map(|why| format!(": {}", cell(Some(why)))).unwrap_or_default();
+        screen.say(&format!("the cancel of {of} is outstanding ({tried} attempts{why})"));
     }
     Ok(())
 }

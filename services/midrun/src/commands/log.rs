@@ -58,6 +58,10 @@ struct Record {
     exit_code: Option<i32>,
     #[serde(default)]
     reason: Option<String>,
+    #[serde(default)]
+    bytes: u64,
+    #[serde(default)]
+    why: Option<String>,
 }
 
 impl LogWriter {
@@ -78,6 +82,10 @@ impl LogWriter {
                 screen.json(&serde_json::from_str::<Value>(&event.data).map_err(std::io::Error::from)?)?
             }
             Shown::Output if record.kind == "output" => show(&record, screen)?,
+            Shown::Output if record.kind == "dropped" => {
+                let why = record.why.as_deref().unwrap_or_default();
+                writeln!(screen.err, "[{} bytes of output are gone here: {why}]", record.bytes)?;
+            }
             Shown::Output | Shown::Nothing => {}
         }
         let ended = record.kind == "exit";
@@ -143,6 +151,15 @@ mod tests {
             out.split(|byte| *byte == b'\n').filter_map(|l| serde_json::from_slice(l).ok()).collect();
         assert_eq!(lines.len(), 6, "the repeated record is left out");
         assert_eq!(lines[0], records[0]);
+    }
+
+    #[test]
+    fn output_that_is_gone_is_told_of_but_not_as_output() {
+        let record =
+            json!({"seq": 9, "type": "dropped", "fromSeq": 2, "records": 8, "bytes": 70, "why": "cap"});
+        let (out, err, _) = shown(Shown::Output, &[record]);
+        assert!(out.is_empty());
+        assert_eq!(err, b"[70 bytes of output are gone here: cap]\n");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod init;
 mod jobs;
 mod log;
 mod place;
+mod reap;
 mod run;
 mod runs;
 mod screen;
@@ -34,6 +35,7 @@ pub(crate) fn command(command: Command) -> ExitCode {
             Command::Run(args) => run::command(args).await,
             Command::Runs(args) => runs::command(args).await,
             Command::Jobs(args) => jobs::command(args).await,
+            Command::Reap(args) => reap::command(args).await,
             Command::Doctor(args) => doctor::command(args).await,
             Command::Init(args) => init::command(&args),
             Command::Start(args) => start::command(&args).await,

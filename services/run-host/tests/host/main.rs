@@ -6,6 +6,7 @@ mod alone;
 mod ending;
 mod executor;
 mod footprint;
+mod log;
 mod output;
 mod requests;
 mod stage;

@@ -106,13 +106,22 @@ async fn health_needs_no_token_and_tells_no_secret() {
     assert!(body["error"].is_string());
     edge.registry.come_back();
     assert_eq!(edge.json(edge.http.get(edge.url("/readyz"))).await.0, 200);
+    edge.trouble.send_replace(Some("the disk is full".into()));
+    let (status, body) = edge.json(edge.http.get(edge.url("/readyz"))).await;
+    assert_eq!((status, &body["error"]), (503, &"the disk is full".into()));
+    assert_eq!(edge.json(edge.http.get(edge.url("/healthz"))).await.0, 200, "it is alive all the same");
+    edge.trouble.send_replace(None);
+    assert_eq!(edge.json(edge.http.get(edge.url("/readyz"))).await.0, 200);
 
     let answer = soon(edge.http.get(edge.url("/metrics")).send()).await.unwrap();
     assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
     let text = soon(answer.text()).await.unwrap();
     assert!(!text.contains(TOKEN));
-    assert!(text.contains(r#"midrun_http_requests_total{route="/readyz",status="2xx"} 2"#), "{text}");
-    assert!(text.contains(r#"midrun_http_requests_total{route="/readyz",status="5xx"} 1"#), "{text}");
+    assert!(text.contains(r#"midrun_http_requests_total{route="/readyz",status="2xx"} 3"#), "{text}");
+    assert!(text.contains(r#"midrun_http_requests_total{route="/readyz",status="5xx"} 2"#), "{text}");
+    assert!(text.contains("\nmidrun_cancels_outstanding 1\n"), "{text}");
+    let (status, body) = edge.json(edge.ask(Method::GET, "/api/cancels")).await;
+    assert_eq!((status, &body["cancels"][0]["job"]), (200, &"j1".into()));
 }
 
 /// Cuts a stream in two at every byte and expects the same events each time.

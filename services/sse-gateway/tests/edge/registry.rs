@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
-use peer::{Envelope, FeedWriter, Inbox};
+use peer::{Envelope, FeedWriter, Inbox, Peer};
 use sse_gateway::Peers;
 use tokio::sync::{Semaphore, watch};
+use wire::cancel::OutstandingCancel;
 use wire::event::{ErrorFrame, ErrorKind, RunFrame};
 use wire::log::{Record, Step, Stream};
 use wire::message::Never;
@@ -108,7 +109,11 @@ impl Registry {
         self.newest_inbox.point_at(desk.recipient());
     }
 
-    pub(crate) fn peers(&self, control_plane: watch::Receiver<Option<ControlPlane>>) -> Peers {
+    pub(crate) fn peers(
+        &self,
+        control_plane: watch::Receiver<Option<ControlPlane>>,
+        trouble: watch::Receiver<Option<String>>,
+    ) -> Peers {
         Peers {
             start: self.start.peer(),
             stop: self.stop.peer(),
@@ -116,8 +121,10 @@ impl Registry {
             get: self.get.peer(),
             read_log: self.read_log.peer(),
             newest: self.newest_inbox.peer(),
+            outstanding: Peer::fake(|_| Ok(vec![outstanding_cancel()])),
             events: self.events.feed(),
             control_plane,
+            trouble,
         }
     }
 
@@ -337,4 +344,16 @@ pub(crate) fn error_frame(message: &str) -> DevEvent {
         diagnostics: Vec::new(),
         changed: Vec::new(),
     })
+}
+
+/// A cancel that is not settled.
+fn outstanding_cancel() -> OutstandingCancel {
+    OutstandingCancel {
+        run: "r1".into(),
+        job: Some("j1".into()),
+        url: "http://127.0.0.1:1".into(),
+        since: wire::now(),
+        attempts: 3,
+        last_error: Some("no answer".into()),
+    }
 }

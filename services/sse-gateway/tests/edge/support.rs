@@ -28,6 +28,7 @@ pub(crate) struct Edge {
     pub(crate) address: SocketAddr,
     pub(crate) registry: Registry,
     pub(crate) control_plane: watch::Sender<Option<ControlPlane>>,
+    pub(crate) trouble: watch::Sender<Option<String>>,
     pub(crate) http: reqwest::Client,
 }
 
@@ -38,14 +39,15 @@ pub(crate) fn edge() -> Edge {
 pub(crate) fn edge_with(adjust: impl FnOnce(&mut Settings)) -> Edge {
     let registry = Registry::start_up();
     let control_plane = watch::Sender::new(None);
+    let trouble = watch::Sender::new(None);
     let mut settings = Settings::new(Secret::new(TOKEN));
     settings.workers = 2;
     adjust(&mut settings);
-    let gateway =
-        Gateway::new(settings, registry.peers(control_plane.subscribe())).expect("settings make sense");
+    let peers = registry.peers(control_plane.subscribe(), trouble.subscribe());
+    let gateway = Gateway::new(settings, peers).expect("settings make sense");
     let handle = gateway.serve(TcpListener::bind("127.0.0.1:0").expect("a free port")).expect("it serves");
     let http = reqwest::Client::builder().no_proxy().build().expect("a client");
-    Edge { address: handle.address(), handle, registry, control_plane, http }
+    Edge { address: handle.address(), handle, registry, control_plane, trouble, http }
 }
 
 impl Edge {

@@ -116,12 +116,12 @@ pub(super) fn runs(project: &Path, has_server: bool) -> Check {
         ([], lost) => Check::warn(
             "runs",
             format!("nobody saw the end of {}", some(lost)),
-            "their host was killed; `midrun dev` settles what they left",
+            "their host was killed; `midrun dev` or `midrun reap` settles what they left",
         ),
         (hosted, _) => Check::warn(
             "runs",
             format!("{} trains with no server: {}", hosted.len(), some(hosted)),
-            "`midrun dev` finds them again, and its second Ctrl-C ends them",
+            "`midrun dev` finds them again; `midrun reap` ends them",
         ),
     }
 }

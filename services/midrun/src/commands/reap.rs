@@ -1,0 +1,189 @@
+//! `midrun reap`: ends what an absent server left behind. Works with a server and without one.
+//!
+//! What must hold: while it works without a server, none can start; a cancel is in the outbox before its run is killed,
+//! and whoever looks into the outbox next goes on with what could not be delivered here.
+
+use std::path::Path;
+use std::time::Duration;
+
+use cancel_broker::Handle;
+use tokio::time::Instant;
+use train_registry::{Report, Scope};
+use wire::cancel::Outstanding;
+
+use super::screen::{Own, Screen};
+use super::{Failure, Outcome, here, place};
+use crate::cli;
+use crate::hold::{Busy, Hold};
+use crate::project::Project;
+
+/// How long the control planes have to settle the cancels before this command goes.
+const DELIVERY_LIMIT: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(50);
+/// How long the outbox may take to be let go of.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Carries out `midrun reap`.
+pub(crate) async fn command(args: cli::Reap) -> Result<Outcome, Failure> {
+    let here = here()?;
+    let Some(root) = place::project_of(&here) else {
+        return Err(Failure::plain(format!("no project in {} or above it", here.display())));
+    };
+    let project = Project::open(&root)?;
+    let report = reap(&project, &args).await?;
+    let mut own = Own::outputs();
+    let mut screen = own.screen();
+    if args.json {
+        screen.json(&report)?;
+    } else {
+        tell(&report, args.dry_run, &mut screen)?;
+    }
+    Ok(if report.survived { Outcome::FAILED } else { Outcome::DONE })
+}
+
+async fn reap(project: &Project, args: &cli::Reap) -> Result<Report, Failure> {
+    let state_dir = project.state_dir();
+    if !state_dir.is_dir() {
+        return Ok(Report::default());
+    }
+    let (hold, server) = holder(&state_dir, args.dry_run)?;
+    let broker = Handle::default();
+    if !args.dry_run {
+        let outbox = state_dir.join("cancels.db");
+        let started = cancel_broker::start(cancel_broker::Settings { outbox }, &broker).await;
+        started.map_err(|error| Failure::plain(error.to_string()))?;
+    }
+    let scope = Scope {
+        runs_dir: state_dir.join("runs"),
+        runs_table: state_dir.join("runs.db"),
+        server,
+        protect: args.protect.clone(),
+        kill_grace: Duration::from_millis(project.settings.run.kill_grace_ms),
+        dry_run: args.dry_run,
+    };
+    let reaped = train_registry::reap(scope, &broker.cancel.peer()).await;
+    // Whoever wants to serve the project need not wait for a control plane.
+    if let Some(hold) = hold {
+        hold.release();
+    }
+    let mut report = reaped?;
+    settle(&mut report, &broker).await;
+    broker.shutdown(CLOSE_LIMIT).await;
+    Ok(report)
+}
+
+/// Takes the project, or says whose it is.
+fn holder(state_dir: &Path, dry_run: bool) -> Result<(Option<Hold>, Option<u32>), Failure> {
+    let taken = match dry_run {
+        true => Hold::could_be_taken(state_dir).map(|()| None),
+        false => Hold::take(state_dir).map(Some),
+    };
+    match taken {
+        Ok(hold) => Ok((hold, None)),
+        Err(Busy::Held { pid: Some(pid) }) => Ok((None, Some(pid))),
+        Err(Busy::Held { pid: None }) => {
+            Err(Failure::plain("another process is just taking or leaving this project; try again"))
+        }
+        Err(busy) => Err(Failure::plain(busy.to_string())),
+    }
+}
+
+/// Gives the cancels some time to arrive, and says which have.
+async fn settle(report: &mut Report, broker: &Handle) {
+    let until = Instant::now() + DELIVERY_LIMIT;
+    while report.jobs.iter().any(|job| !job.settled) && Instant::now() < until {
+        if let Ok(outstanding) = broker.outstanding.peer().ask(Outstanding {}).await {
+            for job in &mut report.jobs {
+                job.settled = outstanding.iter().all(|cancel| cancel.run != job.run);
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn tell(report: &Report, dry_run: bool, screen: &mut Screen<'_>) -> Result<(), Failure> {
+    if report.stale == 0 {
+        screen.say("nothing to reap: every run has ended, or a server looks after it");
+    }
+    for reaped in &report.reaped {
+        let line = match (dry_run, reaped.signals.join(", ")) {
+            (true, _) => format!("would end process {}", reaped.pid),
+            (false, signals) if signals.is_empty() => format!("process {} ended by itself", reaped.pid),
+            (false, signals) => format!("ended process {} ({signals})", reaped.pid),
+        };
+        screen.line(&line)?;
+    }
+    for skipped in &report.skipped {
+        let line = match skipped.pid {
+            Some(pid) => format!("left process {pid} alone: {}", skipped.reason),
+            None => format!("note: {}", skipped.reason),
+        };
+        screen.line(&line)?;
+    }
+    for job in &report.jobs {
+        let name = match &job.job {
+            Some(id) => format!("job {id} of run {}", job.run),
+            None => format!("the job of run {}", job.run),
+        };
+        let line = match (dry_run, job.settled) {
+            (true, _) => format!("would cancel {name}"),
+            (false, true) => format!("cancelled {name}"),
+            (false, false) => format!("the cancel of {name} is kept: the next server delivers it"),
+        };
+        screen.line(&line)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use train_registry::{JobCancel, Reaped, Skipped};
+
+    use super::*;
+
+    fn told(report: &Report, dry_run: bool) -> String {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        tell(report, dry_run, &mut Screen { out: &mut out, err: &mut err, colours: false }).unwrap();
+        String::from_utf8(out).unwrap() + std::str::from_utf8(&err).unwrap()
+    }
+
+    #[test]
+    fn a_report_in_words_and_as_json() {
+        let report = Report {
+            stale: 1,
+            reaped: vec![
+                Reaped { pid: 12, signals: vec!["SIGTERM".into(), "SIGKILL".into()] },
+                Reaped { pid: 11, signals: vec![] },
+            ],
+            skipped: vec![
+                Skipped { pid: Some(9), reason: "it is protected by --protect".into() },
+                Skipped { pid: None, reason: "why".into() },
+            ],
+            jobs: vec![
+                JobCancel { run: "r1".into(), job: Some("j1".into()), settled: true },
+                JobCancel { run: "r2".into(), job: None, settled: false },
+            ],
+            survived: false,
+        };
+        let lines = [
+            "ended process 12 (SIGTERM, SIGKILL)",
+            "process 11 ended by itself",
+            "left process 9 alone: it is protected by --protect",
+            "note: why",
+            "cancelled job j1 of run r1",
+            "the cancel of the job of run r2 is kept: the next server delivers it",
+        ];
+        assert_eq!(told(&report, false), lines.join("\n") + "\n");
+        assert!(told(&report, true).starts_with("would end process 12\nwould end process 11\n"));
+        assert!(told(&Report::default(), false).starts_with("nothing to reap"));
+        let want = serde_json::json!({
+            "stale": 1,
+            "reaped": [{ "pid": 12, "signals": ["SIGTERM", "SIGKILL"] }, { "pid": 11, "signals": [] }],
+            "skipped": [{ "pid": 9, "reason": "it is protected by --protect" }, { "reason": "why" }],
+            "jobs": [
+                { "run": "r1", "job": "j1", "settled": true }, { "run": "r2", "job": null, "settled": false }
+            ],
+        });
+        assert_eq!(serde_json::to_value(&report).unwrap(), want);
+    }
+}

@@ -1,0 +1,47 @@
+//! Ending a run's processes: what the host hosts first, then the host.
+//!
+//! A host that sees its runner end writes the end into the log and goes by itself, so its log is complete wherever it
+//! can be. The host's own SIGTERM and SIGKILL come after that.
+
+use std::path::Path;
+use std::time::Duration;
+
+use process::{Marker, Report, Tree, kill_tree};
+
+use super::look::see;
+use super::resolve::{Host, Subject, foreign};
+use crate::launch::RUN_ID;
+
+/// How long a host has to write the end of its run.
+const HOST_GRACE: Duration = Duration::from_secs(5);
+
+/// Everything that is proved to be the run's, its host included.
+pub(crate) fn tree(subject: &Subject<'_>, host: &Host, runs_dir: &Path) -> Tree {
+    let marker = Marker { name: RUN_ID.into(), value: subject.run.to_string() };
+    let tree = match host {
+        Host::Alive(identity) => Tree::of(identity.clone()).and_marked(marker),
+        Host::Gone | Host::Unsure => Tree::marked_only(marker),
+    };
+    let (run, uid, runs_dir) = (subject.run.clone(), subject.uid, runs_dir.to_owned());
+    tree.without(move |row| see(*row, &runs_dir).is_some_and(|one| foreign(&run, uid, &one).is_some()))
+}
+
+/// Ends all of it but `protected`. Blocks until it is over.
+pub(crate) fn end(
+    subject: &Subject<'_>,
+    host: &Host,
+    runs_dir: &Path,
+    protected: &[u32],
+    grace: Duration,
+) -> Report {
+    let spare = |tree: Tree| protected.iter().fold(tree, |tree, pid| tree.sparing(*pid));
+    let whole = spare(tree(subject, host, runs_dir));
+    let Host::Alive(identity) = host else { return kill_tree(whole, grace) };
+    let mut report = kill_tree(whole.clone().sparing(identity.pid), grace);
+    let rest = kill_tree(whole, HOST_GRACE);
+    report.killed.extend(rest.killed);
+    // Who survived the first time may have ended since.
+    report.survivors.retain(|one| rest.survivors.iter().any(|still| still.pid == one.pid));
+    report.survivors.extend(rest.survivors.into_iter().filter(|one| one.pid == identity.pid));
+    report
+}

@@ -1,0 +1,128 @@
+//! The names of a log's files.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The number of the file that holds what is left of those that are gone.
+pub(crate) const REMAINS: u32 = 0;
+
+/// The files of the log at a path.
+#[derive(Debug, Clone)]
+pub(crate) struct Files {
+    newest: PathBuf,
+    /// `events.`
+    prefix: String,
+    /// `.jsonl`
+    suffix: String,
+}
+
+/// What there is of a log.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    /// The numbers of the files that have one, ascending.
+    pub(crate) numbers: Vec<u32>,
+}
+
+impl Listing {
+    /// The number that the newest file will get.
+    pub(crate) fn newest(&self) -> u32 {
+        self.numbers.last().copied().unwrap_or(REMAINS) + 1
+    }
+
+    /// The first file behind `number`.
+    pub(crate) fn behind(&self, number: u32) -> u32 {
+        self.numbers.iter().copied().find(|&other| other > number).unwrap_or_else(|| self.newest())
+    }
+}
+
+impl Files {
+    /// The files of the log whose newest is, or will be, at `newest`.
+    pub(crate) fn of(newest: &Path) -> Self {
+        let text = |part: Option<&OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+        let suffix = newest.extension().map(|extension| format!(".{}", text(Some(extension))));
+        Self {
+            newest: newest.to_owned(),
+            prefix: format!("{}.", text(newest.file_stem())),
+            suffix: suffix.unwrap_or_default(),
+        }
+    }
+
+    /// Where the newest file is.
+    pub(crate) fn newest(&self) -> &Path {
+        &self.newest
+    }
+
+    /// Where the file with this number is.
+    pub(crate) fn numbered(&self, number: u32) -> PathBuf {
+        self.newest.with_file_name(format!("{}{number:06}{}", self.prefix, self.suffix))
+    }
+
+    /// What there is.
+    ///
+    /// # Errors
+    /// The system's: `NotFound` when the folder does not exist.
+    pub(crate) fn list(&self) -> io::Result<Listing> {
+        let folder = self.newest.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(folder.unwrap_or(Path::new(".")))? {
+            numbers.extend(self.number_of(&entry?.file_name()));
+        }
+        numbers.sort_unstable();
+        Ok(Listing { numbers })
+    }
+
+    fn number_of(&self, name: &OsStr) -> Option<u32> {
+        let digits = name.to_str()?.strip_prefix(&self.prefix)?.strip_suffix(&self.suffix)?;
+        (digits.len() >= 6 && digits.bytes().all(|byte| byte.is_ascii_digit()))
+            .then(|| digits.parse().ok())
+            .flatten()
+    }
+
+    /// Opens the file that has, or as the newest one will get, this number.
+    ///
+    /// # Errors
+    /// The system's: `NotFound` when it is gone, or is not there yet.
+    pub(crate) fn open(&self, number: u32) -> io::Result<File> {
+        let numbered = self.numbered(number);
+        match File::open(&numbered) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && number != REMAINS => {
+                let newest = File::open(&self.newest)?;
+                // It may have got its number, and a successor, a moment ago.
+                if numbered.exists() { File::open(numbered) } else { Ok(newest) }
+            }
+            opened => opened,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::of(&dir.path().join("events.jsonl"));
+        assert_eq!(files.list().unwrap().newest(), 1);
+        for name in ["events.jsonl", "events.000003.jsonl", "events.000000.jsonl", "events.1000000.jsonl"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        for name in ["events.x00001.jsonl", "events.1.jsonl", "other.000001.jsonl", "events.000001.jsonl.new"]
+        {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let listing = files.list().unwrap();
+        assert_eq!(listing.numbers, [0, 3, 1_000_000]);
+        assert_eq!(
+            (listing.behind(0), listing.behind(3), listing.behind(1_000_000)),
+            (3, 1_000_000, 1_000_001)
+        );
+        let text = |number| io::read_to_string(files.open(number).unwrap()).unwrap();
+        assert_eq!(text(3), "events.000003.jsonl");
+        assert_eq!(text(1_000_001), "events.jsonl");
+        fs::remove_file(files.numbered(REMAINS)).unwrap();
+        assert_eq!(files.open(REMAINS).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,251 @@
+//! What is killed where, and how a run is brought there.
+
+use std::fmt;
+
+use failpoint::Point;
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Victims {
+    /// The server.
+    Server,
+    /// The run-host.
+    Host,
+    /// The runner.
+    Runner,
+    /// The server and the run-host.
+    ServerAndHost,
+    /// The server and the runner.
+    ServerAndRunner,
+}
+
+impl Victims {
+    const SERVER: &[Self] = &[Self::Server];
+    const WITH_HOST: &[Self] = &[Self::Server, Self::Host, Self::ServerAndHost];
+    const ALL: &[Self] =
+        &[Self::Server, Self::Host, Self::Runner, Self::ServerAndHost, Self::ServerAndRunner];
+
+    /// Whether the server is among them.
+    pub const fn server(self) -> bool {
+        matches!(self, Self::Server | Self::ServerAndHost | Self::ServerAndRunner)
+    }
+
+    /// Whether the run-host is among them.
+    pub const fn host(self) -> bool {
+        matches!(self, Self::Host | Self::ServerAndHost)
+    }
+
+    /// Whether the runner is among them.
+    pub const fn runner(self) -> bool {
+        matches!(self, Self::Runner | Self::ServerAndRunner)
+    }
+}
+
+/// What the control plane does with everything about jobs, from the kill until the server is back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outage {
+    /// Its work.
+    None,
+    /// It answers 500.
+    Fails,
+    /// It does not answer.
+    Hangs,
+    /// It does what it is asked and cuts the connection.
+    LosesAnswers,
+    /// It knows no job any more.
+    Forgets,
+}
+
+impl Outage {
+    const ALL: [Self; 5] = [Self::None, Self::Fails, Self::Hangs, Self::LosesAnswers, Self::Forgets];
+}
+
+/// How a run is brought to a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// A run is started.
+    Start,
+    /// The callbacks of a live run are edited.
+    Swap,
+    /// The config of a live run is edited.
+    Restart,
+    /// A live run is stopped at once.
+    StopNow,
+    /// The run-host of a live run is killed.
+    LoseHost,
+    /// The server of a live run was killed and is started.
+    TakeUp,
+}
+
+/// One kill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Injection {
+    /// Where.
+    pub point: Point,
+    /// Of whom.
+    pub victims: Victims,
+    /// Meanwhile.
+    pub outage: Outage,
+}
+
+impl fmt::Display for Injection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { point, victims, outage } = self;
+        write!(f, "{victims:?} killed at {}, control plane {outage:?}", point.name())
+    }
+}
+
+/// How a run is brought to `point`. There is no place without a way to it, or this would not compile.
+pub(crate) const fn act(point: Point) -> Act {
+    use Point as P;
+    match point {
+        P::StartAccepted
+        | P::TableWriting
+        | P::TableWritten
+        | P::StartOnRecord
+        | P::FolderWritten
+        | P::HostSpawned
+        | P::HostConnected
+        | P::SpawnedSeen
+        | P::ReadySeen
+        | P::JobSeen
+        | P::HostStarted
+        | P::HostClaimed
+        | P::LogCreated
+        | P::HostListening
+        | P::HostAnnounced
+        | P::RunnerSpawned
+        | P::SpawnRecorded
+        | P::ReadyHeard
+        | P::ReadyRecorded
+        | P::JobHeard
+        | P::JobRecorded => Act::Start,
+        P::SwapDecided
+        | P::RequestWritten
+        | P::SwapSeen
+        | P::SwapTaken
+        | P::SwapNamed
+        | P::SwapHeard
+        | P::SwapRecorded => Act::Swap,
+        P::StopDecided
+        | P::StopOnRecord
+        | P::ExitSeen
+        | P::SuccessorDecided
+        | P::SuccessorOnRecord
+        | P::StopTaken
+        | P::SignalRecorded
+        | P::SignalSent
+        | P::RunnerEnded
+        | P::EndReached
+        | P::EndRecorded => Act::Restart,
+        P::CancelDecided
+        | P::CancelAcknowledged
+        | P::KillDecided
+        | P::KillTaken
+        | P::CancelCommitting
+        | P::CancelCommitted
+        | P::CancelSending
+        | P::CancelSettled
+        | P::CancelForgotten => Act::StopNow,
+        P::LostSeen => Act::LoseHost,
+        P::TakingUp | P::LogReplayed | P::Reconnected => Act::TakeUp,
+    }
+}
+
+/// Who is there to be killed at `point`.
+const fn victims(point: Point) -> &'static [Victims] {
+    use Point as P;
+    match point {
+        // No host yet, or none any more.
+        P::StartAccepted
+        | P::TableWriting
+        | P::TableWritten
+        | P::StartOnRecord
+        | P::FolderWritten
+        | P::ExitSeen
+        | P::SuccessorDecided
+        | P::SuccessorOnRecord
+        | P::CancelSending
+        | P::CancelSettled
+        | P::CancelForgotten
+        | P::LostSeen => Victims::SERVER,
+        // No runner yet, or none any more.
+        P::HostSpawned
+        | P::HostConnected
+        | P::HostStarted
+        | P::HostClaimed
+        | P::LogCreated
+        | P::HostListening
+        | P::HostAnnounced
+        | P::RunnerEnded
+        | P::EndReached
+        | P::EndRecorded => Victims::WITH_HOST,
+        _ => Victims::ALL,
+    }
+}
+
+/// Numbers that look random and are the same for the same seed (Marsaglia's xorshift).
+#[derive(Debug)]
+struct Random(u64);
+
+impl Random {
+    const fn of(seed: u64) -> Self {
+        // Zero would stay zero.
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    const fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn choose<T: Copy>(&mut self, from: &[T]) -> T {
+        let count = u64::try_from(from.len()).expect("a count fits");
+        from[usize::try_from(self.next() % count).expect("it is below a count")]
+    }
+}
+
+/// `count` injections: every place with everybody who is there to be killed, again and again with other outages, in
+/// an order that `seed` decides.
+pub fn plan(seed: u64, count: usize) -> Vec<Injection> {
+    let mut random = Random::of(seed);
+    let mut injections = Vec::new();
+    let everything = Point::ALL.iter().flat_map(|point| victims(*point).iter().map(|who| (*point, *who)));
+    let everything: Vec<_> = everything.collect();
+    while injections.len() < count {
+        let mut round: Vec<_> = everything.clone();
+        while !round.is_empty() && injections.len() < count {
+            let left = u64::try_from(round.len()).expect("a count fits");
+            let next = usize::try_from(random.next() % left).expect("it is below a count");
+            let (point, victims) = round.swap_remove(next);
+            injections.push(Injection { point, victims, outage: random.choose(&Outage::ALL) });
+        }
+    }
+    injections
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn a_plan_of_300_is_at_every_place_with_every_victim_and_outage() {
+        let all = plan(1, 300);
+        let points: HashSet<Point> = all.iter().map(|injection| injection.point).collect();
+        assert_eq!(points.len(), Point::ALL.len());
+        for point in Point::ALL {
+            for who in victims(*point) {
+                assert!(
+                    all.iter().any(|one| one.point == *point && one.victims == *who),
+                    "{point:?} {who:?}"
+                );
+            }
+        }
+        assert_eq!(all.iter().map(|one| one.outage).collect::<HashSet<_>>().len(), Outage::ALL.len());
+        assert_eq!(all, plan(1, 300));
+        assert_ne!(all, plan(2, 300));
+    }
+}
