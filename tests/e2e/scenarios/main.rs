@@ -13,6 +13,7 @@ mod kill;
 mod log;
 mod many_files;
 mod orphans;
+mod outlive;
 mod output;
 mod records;
 mod restart;

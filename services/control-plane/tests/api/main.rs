@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what a test's helper cannot do, the test cannot either")]
 
 mod accounts;
+mod checkpoints;
 mod executors;
 mod harness;
 mod inference;

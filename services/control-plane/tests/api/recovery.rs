@@ -100,7 +100,8 @@ async fn victim() {
 /// A control plane in this process.
 async fn open(dir: &Path) -> Handle {
     let mut settings = settings_in(dir);
-    settings.alone = Some(Duration::from_secs(120));
+    let alone = std::env::var("VICTIM_ALONE_MS").map_or(120_000, |text| text.parse().unwrap());
+    settings.alone = Some(Duration::from_millis(alone));
     let control_plane = ControlPlane::open(settings).await.unwrap();
     control_plane.serve(std::net::TcpListener::bind("127.0.0.1:0").unwrap()).unwrap()
 }
@@ -113,10 +114,16 @@ struct Victim {
 
 impl Victim {
     async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, Duration::from_secs(120)).await
+    }
+
+    /// One whose executors save and exit when no control plane has been there for `alone`.
+    async fn start_with(dir: &Path, alone: Duration) -> Self {
         let _ = std::fs::remove_file(dir.join("url"));
         let child = tokio::process::Command::new(std::env::current_exe().unwrap())
             .args(["recovery::victim", "--exact", "--ignored", "--nocapture"])
             .env("VICTIM_DIR", dir)
+            .env("VICTIM_ALONE_MS", alone.as_millis().to_string())
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()
@@ -278,6 +285,36 @@ async fn what_was_asked_before_the_kill_is_still_wanted() {
     assert!(error.contains("exited with code 3") && error.ends_with("no memory"), "{error}");
     within("shutdown", handle.shutdown(Duration::from_secs(10))).await;
     assert_eq!(dir.processes(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_nobody_comes_back_for_saves_and_waits() {
+    let dir = Folder::new();
+    let victim = Victim::start_with(dir.path(), Duration::from_millis(200)).await;
+    let user = User::at(victim.url.clone()).await;
+    let gate = dir.path().join("gate");
+    let id = user
+        .job(json!([["logs", 1, 7], ["await", gate], ["logs", 8, 9], ["emit", { "type": "training.completed" }]]))
+        .await;
+    let mut stream = user.stream(&id).await;
+    while stream.until("training.log").await.step() != Some(7) {}
+    let (life, host) = host_of(&dir, &id);
+    victim.kill().await;
+    gone(host.pid).await;
+    assert_eq!(dir.processes(), []);
+    assert!(std::fs::read_to_string(life.join("events.jsonl")).unwrap().contains("no server has been there"));
+
+    let handle = open(dir.path()).await;
+    write(&gate, "").await;
+    let user = user.at_url(handle.url());
+    let events = user.follow(&id).await;
+    assert_whole(&events);
+    assert_eq!(steps(&events, "training.log"), (1..=9).collect::<Vec<_>>());
+    assert_eq!(steps(&events, "checkpoint.saved"), [7], "saved when it was left alone");
+    assert_eq!(kinds(&events[events.len() - 2..]), ["training.completed", "end"]);
+    let log = std::fs::read_to_string(dir.path().join("state/jobs").join(&id).join("executor.log")).unwrap();
+    assert!(log.contains("no server has been there"), "{log}");
+    within("shutdown", handle.shutdown(Duration::from_secs(10))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,140 @@
+//! The server is killed and training goes on.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use testkit::{Dev, LIMIT, SdkTrainer, Stage, alive, eventually, gone, signal};
+
+const STEPS: u64 = 8_000;
+const LOGGED_EACH: u64 = 50;
+
+/// The host of the job's executor, as it shows on the disk.
+struct Host {
+    folder: PathBuf,
+    pid: u32,
+    executor: u32,
+}
+
+impl Host {
+    fn of(stage: &Stage, job: &str) -> Self {
+        let lives = stage.project.dir().join(".midrun/control-plane/jobs").join(job).join("lives");
+        let entries =
+            std::fs::read_dir(&lives).unwrap_or_else(|error| panic!("{}: {error}", lives.display()));
+        let lives: Vec<PathBuf> = entries.map(|entry| entry.expect("a folder can be read").path()).collect();
+        let [folder] = &lives[..] else { panic!("not one life but {lives:?}") };
+        let text = std::fs::read(folder.join("host.json")).expect("a host says who it is");
+        let host: Value = serde_json::from_slice(&text).expect("it is JSON");
+        let (pid, executor) = (pid_in(&host), pid_in(&records(folder)[0]));
+        Self { folder: folder.clone(), pid, executor }
+    }
+
+    /// The newest step that the executor has logged.
+    fn step(&self) -> u64 {
+        let output: String = records(&self.folder)
+            .iter()
+            .filter_map(|record| Some(record["text"].as_str()?.to_owned()))
+            .collect();
+        let events = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events
+            .filter(|event| event["type"] == "training.log")
+            .filter_map(|event| event["step"].as_u64())
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+fn pid_in(value: &Value) -> u32 {
+    value["pid"]
+        .as_u64()
+        .and_then(|pid| pid.try_into().ok())
+        .unwrap_or_else(|| panic!("no process in {value}"))
+}
+
+/// The whole records of a host's log.
+fn records(folder: &std::path::Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(folder.join("events.jsonl")).expect("a host has a log");
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).expect("a record is JSON")).collect()
+}
+
+async fn kill(dev: &Dev) {
+    signal(dev.pid, Signal::SIGKILL);
+    gone(dev.pid, LIMIT).await;
+}
+
+#[tokio::test]
+async fn the_example_trains_on_while_no_server_is_there() {
+    let stage = Stage::example("adder");
+    let (killed, mut events) = Dev::ready(&stage).await;
+    let run = killed.running(&mut events).await;
+    let job = events.wait_for("job", |event| event.name == "run" && event.data["jobId"].is_string()).await;
+    let job = job.text("jobId").to_owned();
+    killed.log(&run).await.wait_for_start("step 50 ").await;
+    let host = Host::of(&stage, &job);
+    let runner = pid_in(&killed.run(&run).await);
+    kill(&killed).await;
+    let then = host.step();
+    eventually("step without a server", LIMIT, || (host.step() >= then + 2 * LOGGED_EACH).then_some(()))
+        .await;
+    assert!(alive(host.pid) && alive(host.executor) && alive(runner));
+
+    let dev = Dev::start(&stage).await;
+    let found = dev.run(&run).await;
+    assert_eq!(
+        (pid_in(&found), &found["jobId"]),
+        (runner, &job.clone().into()),
+        "the same run, the same job"
+    );
+    let again = Host::of(&stage, &job);
+    assert_eq!((again.pid, again.executor), (host.pid, host.executor), "the same executor");
+    let mut events = dev.events().await;
+    let ended = |event: &testkit::Event| {
+        event.name == "run" && event.data["run"] == run && event.data["status"] == "exited"
+    };
+    if dev.run(&run).await["status"] != "exited" {
+        let end = events.wait_within(Duration::from_secs(240), "end of the run", ended).await;
+        assert_eq!(end.data["exitCode"], 0, "{end}");
+    }
+    let mut log = dev.log(&run).await;
+    assert_eq!(log.exit().await, 0);
+    let step = |line: &String| line.strip_prefix("step ")?.split(' ').next()?.parse::<u64>().ok();
+    let logged: Vec<u64> = log.lines().iter().filter_map(step).collect();
+    let expected = std::iter::once(1).chain((1..=STEPS / LOGGED_EACH).map(|count| count * LOGGED_EACH));
+    assert_eq!(logged, expected.collect::<Vec<_>>(), "every loss once");
+    assert!(log.lines().iter().any(|line| line.starts_with("done: adds ")), "{:?}", log.lines());
+    assert_eq!(dev.jobs().await[0]["status"], "completed");
+    gone(host.pid, LIMIT).await;
+    dev.finish().await;
+}
+
+#[tokio::test]
+async fn a_port_that_somebody_took_meanwhile_is_told_of_and_taken_back() {
+    let stage = Stage::sdk(&SdkTrainer::default());
+    let (killed, mut events) = Dev::ready(&stage).await;
+    let run = killed.running(&mut events).await;
+    killed.log(&run).await.wait_for_start("LOG v1 ").await;
+    kill(&killed).await;
+    let kept = stage.project.dir().join(".midrun/control-plane/port");
+    let kept = std::fs::read_to_string(&kept).expect("the control plane remembers its port");
+    let port: u16 = kept.trim().parse().expect("a port is a number");
+    let holder = TcpListener::bind(("127.0.0.1", port)).expect("nobody has the port now");
+
+    let mut dev = Dev::start(&stage).await;
+    let said =
+        format!("port {port}, where live runs of this project may look for their jobs, is taken by process");
+    eventually("word about the port", LIMIT, || dev.process().stderr().contains(&said).then_some(())).await;
+    assert!(dev.process().stderr().contains(&format!("process {} ", std::process::id())));
+    let job = dev.run(&run).await["jobId"].as_str().expect("it has a job").to_owned();
+    let host = Host::of(&stage, &job);
+    let away = host.step();
+    eventually("step meanwhile", LIMIT, || (host.step() > away).then_some(())).await;
+
+    drop(holder);
+    let heard =
+        |lines: &[&str]| lines.iter().any(|line| *line == format!("LOG v1 {}", away + 1)).then_some(());
+    dev.log(&run).await.wait_for_lines("step of the time without an address", heard).await;
+    dev.finish().await;
+}
