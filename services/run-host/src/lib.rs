@@ -16,6 +16,9 @@
 //! If the host is killed, the runner dies with it (parent-death signal). Its children then belong to the next
 //! subreaper or to init; they carry `MIDRUN_RUN_ID`, by which the registry and `midrun reap` find and kill them.
 //!
+//! A host of a terminal session has a shell in the runner's place, and a person or a program in front of it: see
+//! [`terminal`].
+//!
 //! A subscriber is a cursor into the log file: nothing is queued for one that is slow, and none is ever dropped
 //! for being slow.
 
@@ -29,6 +32,7 @@ mod requests;
 mod runner;
 mod spec;
 mod subscriber;
+mod terminal;
 
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;

@@ -28,6 +28,13 @@ impl Coordinator {
                 (id, self.stop_at_checkpoint(why))
             }
             HostRequest::Stop { id, mode: StopMode::Now, why, .. } => (id, self.stop_now(why)),
+            request @ (HostRequest::Type { .. }
+            | HostRequest::Resize { .. }
+            | HostRequest::Command { .. }
+            | HostRequest::Withdraw { .. }) => {
+                let answer = self.carry_out_in_terminal(request);
+                return self.clients[index].answer(&answer);
+            }
         };
         let answer = match outcome {
             Ok(()) => HostSays::Done { id },
@@ -76,7 +83,7 @@ impl Coordinator {
     }
 
     /// Kills the runner if it runs, and what is left of its tree either way.
-    fn kill(&mut self, why: String) -> Result<(), String> {
+    pub(crate) fn kill(&mut self, why: String) -> Result<(), String> {
         if !self.has_ended() && self.stop != Some(StopMode::Now) {
             self.signal(SIGKILL, why, None)?;
         }

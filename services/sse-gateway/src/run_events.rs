@@ -146,6 +146,10 @@ const fn name(step: &Step) -> &'static str {
         | Step::Signal { .. }
         | Step::EarlyStop { .. }
         | Step::Finished { .. }
+        | Step::Opened { .. }
+        | Step::Input { .. }
+        | Step::Completed { .. }
+        | Step::Resized { .. }
         | Step::Note { .. } => "status",
     }
 }

@@ -397,6 +397,10 @@ impl Fleet {
             }
             Step::Exit { code, signal } => self.exited(id, *code, *signal, now),
             Step::Output { .. } | Step::Signal { .. } | Step::Note { .. } => Vec::new(),
+            // These are a terminal session's.
+            Step::Opened { .. } | Step::Input { .. } | Step::Completed { .. } | Step::Resized { .. } => {
+                Vec::new()
+            }
         }
     }
 

@@ -132,6 +132,7 @@ fn spec(
         drain_ms: millis_of(settings.drain),
         kill_grace_ms: millis_of(settings.kill_grace),
         pty: settings.pty,
+        terminal: None,
     })
 }
 

@@ -69,6 +69,12 @@ impl<F: Write> Writer<F> {
         self.written
     }
 
+    /// The number of the record that was appended last; nothing while the file refuses, since what will be left out is
+    /// not known then.
+    pub const fn newest(&self) -> Option<u64> {
+        if self.trouble.is_some() { None } else { Some(self.last_seq) }
+    }
+
     /// How much waits to be written, bytes.
     pub const fn waiting(&self) -> usize {
         self.batch.len() - self.taken

@@ -40,6 +40,7 @@ impl Setting {
             drain_ms: 20_000,
             kill_grace_ms: 20_000,
             pty: false,
+            terminal: None,
         };
         Self { dir, spec }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 use peer::{Envelope, FeedWriter, Inbox};
-use sse_gateway::Peers;
+use sse_gateway::{Peers, TerminalPeers};
 use tokio::sync::{Semaphore, watch};
 use wire::event::{ErrorFrame, ErrorKind, RunFrame};
 use wire::log::{Record, Step, Stream};
@@ -117,6 +117,7 @@ impl Registry {
             read_log: self.read_log.peer(),
             newest: self.newest_inbox.peer(),
             events: self.events.feed(),
+            terminals: no_terminals(),
             control_plane,
         }
     }
@@ -337,4 +338,18 @@ pub(crate) fn error_frame(message: &str) -> DevEvent {
         diagnostics: Vec::new(),
         changed: Vec::new(),
     })
+}
+
+/// Peers that reach nobody.
+fn no_terminals() -> TerminalPeers {
+    TerminalPeers {
+        open: Inbox::new(1).peer(),
+        list: Inbox::new(1).peer(),
+        get: Inbox::new(1).peer(),
+        close: Inbox::new(1).peer(),
+        type_into: Inbox::new(1).peer(),
+        resize: Inbox::new(1).peer(),
+        run: Inbox::new(1).peer(),
+        read: Inbox::new(1).peer(),
+    }
 }
