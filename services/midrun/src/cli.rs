@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Jobs(Listing),
     /// End what an absent server left behind: its runs, their processes, their jobs.
     Reap(Reap),
+    /// Shells on the running server, for people and programs.
+    Term(Term),
     /// What is here: node, ports, state, stale runs.
     Doctor(Doctor),
     /// Make a project that trains at once.
@@ -144,6 +146,60 @@ pub(crate) struct Reap {
     /// One JSON object on standard output.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Term {
+    #[command(subcommand)]
+    pub(crate) action: Option<TermAction>,
+    /// One JSON object a line on standard output.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TermAction {
+    /// List them (the default).
+    Ls,
+    /// Open one; says its id.
+    New {
+        /// What to call it.
+        #[arg(long)]
+        name: Option<String>,
+        /// The shell: bash or a POSIX shell, by name or path; your own when absent.
+        #[arg(long)]
+        shell: Option<String>,
+        /// The folder to start in; the project's when absent.
+        #[arg(long, value_name = "DIR")]
+        cwd: Option<PathBuf>,
+    },
+    /// Have one run a command, show what it writes, and exit as it does; 124 when it has not ended in time.
+    Run {
+        /// The terminal's id.
+        id: String,
+        /// Only hand it over.
+        #[arg(long)]
+        no_wait: bool,
+        /// Stop waiting after this many seconds; the command goes on, or is withdrawn when it was not begun.
+        #[arg(long, value_name = "SECS", default_value_t = 30.0, conflicts_with = "no_wait")]
+        timeout: f64,
+        /// The command, in the shell's language; several words are joined by spaces.
+        #[arg(last = true, required = true, num_args = 1..)]
+        command: Vec<String>,
+    },
+    /// Show what one's shell and its commands wrote.
+    Log {
+        /// The terminal's id.
+        id: String,
+        /// Go on until it has ended.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// End one, and everything in it.
+    Kill {
+        /// The terminal's id.
+        id: String,
+    },
 }
 
 #[derive(Debug, Args)]

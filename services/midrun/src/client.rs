@@ -131,6 +131,21 @@ impl Client {
         self.read(self.request(Method::POST, path)?.json(body).timeout(ANSWER)).await
     }
 
+    /// `POST` of `body`, whose answer may take as long as `limit`.
+    pub(crate) async fn post_within<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        body: &(impl Serialize + Sync),
+        limit: Duration,
+    ) -> Result<T, ClientError> {
+        self.read(self.request(Method::POST, path)?.json(body).timeout(limit)).await
+    }
+
+    /// `DELETE` of the path that these parts make.
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ClientError> {
+        self.read(self.request(Method::DELETE, path)?.timeout(ANSWER)).await
+    }
+
     /// Starts a run: of `file`, an absolute path, or of the project's own entry.
     pub(crate) async fn start_run(&self, file: Option<&str>) -> Result<Value, ClientError> {
         let body = serde_json::json!({ "file": file });

@@ -4,6 +4,7 @@
 //! (its streams first), then the control plane.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -106,6 +107,7 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
 
     asked_to_end.next().await;
     parts.end_runs(&Console::new(style), &mut asked_to_end).await;
+    parts.terminals.shutdown(PART_LIMIT).await;
     edge.shutdown(PART_LIMIT).await;
     parts.registry.shutdown(PART_LIMIT).await;
     parts.broker.shutdown(PART_LIMIT).await;
@@ -126,6 +128,7 @@ struct Parts {
     watcher: build_watcher::Handle,
     inspector: manifest_inspector::Handle,
     registry: train_registry::Handle,
+    terminals: terminal_registry::Handle,
     broker: cancel_broker::Handle,
     control_plane: control::Known,
     tell_control_plane: watch::Sender<Option<wire::ControlPlane>>,
@@ -167,7 +170,8 @@ impl Parts {
                 control_plane: control_plane.clone(),
             },
         );
-        Ok(Self { watcher, inspector, registry, broker, control_plane, tell_control_plane })
+        let terminals = terminal_registry::start(terminal_settings(project, state_dir)?);
+        Ok(Self { watcher, inspector, registry, terminals, broker, control_plane, tell_control_plane })
     }
 
     fn serve_edge(
@@ -195,6 +199,16 @@ impl Parts {
             newest: self.registry.newest.peer(),
             events: self.registry.events.clone(),
             outstanding: self.broker.outstanding.peer(),
+            terminals: sse_gateway::TerminalPeers {
+                open: self.terminals.open.peer(),
+                list: self.terminals.list.peer(),
+                get: self.terminals.get.peer(),
+                close: self.terminals.close.peer(),
+                type_into: self.terminals.type_into.peer(),
+                resize: self.terminals.resize.peer(),
+                run: self.terminals.run.peer(),
+                read: self.terminals.read.peer(),
+            },
             control_plane: self.control_plane.clone(),
             trouble,
         };
@@ -274,15 +288,13 @@ fn registry_settings(
     entry: EntryPath,
 ) -> Result<train_registry::Settings, String> {
     let run = &project.settings.run;
-    let program =
-        std::env::current_exe().map_err(|error| format!("this program cannot be found: {error}"))?;
     Ok(train_registry::Settings {
         project: project.root.clone(),
         entry,
         runs_dir: state_dir.join("runs"),
         runs_table: state_dir.join("runs.db"),
         socket_dir: socket_dir(),
-        host_command: vec![program.into(), "run-host".into()],
+        host_command: host_command()?,
         node: run.node.clone(),
         runner,
         env: BTreeMap::new(),
@@ -301,6 +313,28 @@ fn registry_settings(
             },
         },
     })
+}
+
+fn terminal_settings(project: &Project, state_dir: &Path) -> Result<terminal_registry::Settings, String> {
+    let (run, terminal) = (&project.settings.run, &project.settings.terminal);
+    Ok(terminal_registry::Settings {
+        project: project.root.clone(),
+        terminals_dir: state_dir.join("terminals"),
+        socket_dir: socket_dir(),
+        host_command: host_command()?,
+        shell: terminal.shell.clone(),
+        max_sessions: terminal.max_sessions,
+        alone: Duration::from_millis(terminal.alone_ms),
+        drain: Duration::from_millis(run.drain_ms),
+        kill_grace: Duration::from_millis(run.kill_grace_ms),
+    })
+}
+
+/// The program that becomes a run-host.
+fn host_command() -> Result<Vec<OsString>, String> {
+    let program =
+        std::env::current_exe().map_err(|error| format!("this program cannot be found: {error}"))?;
+    Ok(vec![program.into(), "run-host".into()])
 }
 
 /// The signals that ask the server to end.

@@ -40,6 +40,11 @@ impl Control {
         Ok(Self { stream: Some(stream), lines: Lines::default(), unsent: Vec::new(), not_understood: 0 })
     }
 
+    /// For a process that has nothing to say to its host.
+    pub(crate) fn none() -> Self {
+        Self { stream: None, lines: Lines::default(), unsent: Vec::new(), not_understood: 0 }
+    }
+
     /// What to wait for; `None` once it is closed.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.stream.as_ref().map(AsFd::as_fd)

@@ -28,6 +28,7 @@ use crate::passage::Passage;
 use crate::runner::Runner;
 use crate::spec::{Folder, HostError};
 use crate::subscriber::Client;
+use crate::terminal::Terminal;
 
 /// How many connections there may be at once; a further one is closed.
 const CLIENTS: usize = 32;
@@ -77,6 +78,19 @@ fn take_signals() -> Result<SignalFd, Errno> {
     SignalFd::with_flags(&events, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
+/// The first record: what is hosted exists.
+fn started(spec: &Spec, pid: u32) -> Step {
+    match &spec.terminal {
+        None => Step::Spawned { pid, content_hash: spec.content_hash.clone() },
+        Some(terminal) => Step::Opened {
+            pid,
+            shell: spec.command[0].clone(),
+            rows: terminal.rows,
+            columns: terminal.columns,
+        },
+    }
+}
+
 /// Everything the host knows.
 #[derive(Debug)]
 pub(crate) struct Coordinator {
@@ -100,6 +114,8 @@ pub(crate) struct Coordinator {
     /// Somebody has listened at some time.
     pub(crate) had_listener: bool,
     pub(crate) passage: Passage,
+    /// Since when nobody listens to a terminal session.
+    pub(crate) deserted: Option<Instant>,
     signals: SignalFd,
     listener: Listener,
     buffer: Vec<u8>,
@@ -119,13 +135,11 @@ enum Event {
 impl Coordinator {
     fn start(spec: Spec, path: PathBuf, mut log: Writer, signals: SignalFd, listener: Listener) -> Self {
         let mut passage = Passage::default();
-        let (runner, phase) = match Runner::start(&spec) {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let (runner, phase) = match Runner::start(&spec, folder) {
             Ok(runner) => {
                 failpoint::reach(Point::RunnerSpawned);
-                log.append(Step::Spawned {
-                    pid: runner.child.pid(),
-                    content_hash: spec.content_hash.clone(),
-                });
+                log.append(started(&spec, runner.child.pid()));
                 passage.appended(Point::SpawnRecorded);
                 (Some(runner), Phase::Running)
             }
@@ -150,6 +164,7 @@ impl Coordinator {
             told_to_end: false,
             had_listener: false,
             passage,
+            deserted: None,
             signals,
             listener,
             buffer: vec![0; CHUNK],
@@ -169,6 +184,7 @@ impl Coordinator {
             self.advance(Instant::now());
             self.take_requests(&events);
             self.look_after(Instant::now());
+            self.look_after_terminal(Instant::now());
         }
     }
 
@@ -207,7 +223,9 @@ impl Coordinator {
             flags.set(PollFlags::POLLOUT, runner.control.wants_to_write());
             watched.extend(runner.control.descriptor().map(|fd| (Event::Control, fd, flags)));
             for (index, output) in runner.outputs.iter().enumerate() {
-                watched.extend(output.descriptor().map(|fd| (Event::Output(index), fd, PollFlags::POLLIN)));
+                let mut flags = PollFlags::POLLIN;
+                flags.set(PollFlags::POLLOUT, output.terminal.as_ref().is_some_and(Terminal::wants_to_write));
+                watched.extend(output.descriptor().map(|fd| (Event::Output(index), fd, flags)));
             }
         }
         for (index, client) in self.clients.iter().enumerate() {
@@ -240,7 +258,8 @@ impl Coordinator {
 
     fn timeout(&self, now: Instant) -> PollTimeout {
         let clients = self.clients.iter().filter_map(Client::look_again);
-        let due = clients.chain(self.due()).chain(self.alone_due()).chain(self.log.retry_at()).min();
+        let due = clients.chain(self.due()).chain(self.alone_due()).chain(self.terminal_due(now));
+        let due = due.chain(self.log.retry_at()).min();
         let Some(due) = due else { return PollTimeout::NONE };
         // Rounded up, so that a wait never ends early and spins.
         let left = due.saturating_duration_since(now).as_micros().div_ceil(1000);
@@ -273,7 +292,10 @@ impl Coordinator {
             runner.control.write_on();
             runner.control.read(buffer, &mut |step| said.push(step));
         }
-        let mut record = |step| log.append(step);
+        let mut record = |step| {
+            log.append(step);
+            Some(log.newest())
+        };
         if said.is_empty() {
             for index in events.iter().filter_map(|event| match event {
                 Event::Output(index) => Some(*index),
@@ -284,6 +306,7 @@ impl Coordinator {
         } else {
             runner.outputs.iter_mut().for_each(|output| output.read_all(buffer, &mut record));
         }
+        let _ = record;
         for step in said {
             if let Step::Ready { can_swap, .. } = step {
                 *ready = Some(can_swap);

@@ -209,8 +209,12 @@ impl Coordinator {
         runner.control.read_all(&mut buffer, &mut |step| said.push(step));
         runner.control.close();
         for output in &mut runner.outputs {
-            output.read_all(&mut buffer, &mut |step| log.append(step));
-            output.close(&mut |step| log.append(step));
+            let mut record = |step| {
+                log.append(step);
+                Some(log.newest())
+            };
+            output.read_all(&mut buffer, &mut record);
+            output.close(&mut record);
         }
         said.into_iter().for_each(|step| log.append(step));
         if cut && self.stop != Some(StopMode::Now) {

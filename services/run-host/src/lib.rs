@@ -23,6 +23,9 @@
 //! The server may be gone for good. Who is always there is the host: when nobody has listened for long enough, it asks
 //! its runner for an early stop, and kills the tree when that takes too long ([`alone`]).
 //!
+//! A host of a terminal session has a shell in the runner's place, and a person or a program in front of it: see
+//! [`terminal`].
+//!
 //! A subscriber is a cursor into the log file: nothing is queued for one that is slow, and none is ever dropped
 //! for being slow.
 
@@ -38,6 +41,7 @@ mod requests;
 mod runner;
 mod spec;
 mod subscriber;
+mod terminal;
 
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;

@@ -3,11 +3,14 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use wire::log::{Step, Stream};
+
+use crate::terminal::{Heard, Terminal};
 
 /// How much is read at once, bytes; a record holds no more.
 pub(crate) const CHUNK: usize = 64 * 1024;
@@ -33,6 +36,8 @@ pub(crate) struct Source {
     /// Absent once it ended.
     file: Option<File>,
     decoder: Decoder,
+    /// The session behind it, if a person or program works in it.
+    pub(crate) terminal: Option<Terminal>,
 }
 
 impl Source {
@@ -45,7 +50,7 @@ impl Source {
         fcntl(&end, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         // A terminal has no such size, and a user's share of pipe memory may be used up: then it stays smaller.
         let _ = fcntl(&end, FcntlArg::F_SETPIPE_SZ(i32::try_from(PIPE_SIZE).expect("it is small")));
-        Ok(Self { stream, file: Some(File::from(end)), decoder: Decoder::default() })
+        Ok(Self { stream, file: Some(File::from(end)), decoder: Decoder::default(), terminal: None })
     }
 
     /// What to wait for; `None` once it ended.
@@ -53,12 +58,20 @@ impl Source {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// Reads one chunk.
-    pub(crate) fn read(&mut self, buffer: &mut [u8], record: &mut impl FnMut(Step)) -> Got {
+    /// Reads one chunk. `record` answers the number of the record it makes.
+    pub(crate) fn read(&mut self, buffer: &mut [u8], record: &mut impl FnMut(Step) -> Option<u64>) -> Got {
         let Some(file) = &mut self.file else { return Got::End };
         match file.read(buffer) {
             Ok(count @ 1..) => {
-                self.decoder.feed(&buffer[..count], |piece| record(piece.step(self.stream)));
+                let Self { stream, decoder, terminal, .. } = self;
+                match terminal {
+                    None => decoder.feed(&buffer[..count], |piece| {
+                        record(piece.step(*stream));
+                    }),
+                    Some(terminal) => {
+                        terminal.hear(&buffer[..count], &mut |heard| decoder.note(heard, *stream, record));
+                    }
+                }
                 Got::Some
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
@@ -73,7 +86,7 @@ impl Source {
     }
 
     /// Reads what was there when it was called: the system holds at most [`PIPE_SIZE`].
-    pub(crate) fn read_all(&mut self, buffer: &mut [u8], record: &mut impl FnMut(Step)) {
+    pub(crate) fn read_all(&mut self, buffer: &mut [u8], record: &mut impl FnMut(Step) -> Option<u64>) {
         for _ in 0..=PIPE_SIZE / CHUNK {
             if self.read(buffer, record) != Got::Some {
                 return;
@@ -82,9 +95,23 @@ impl Source {
     }
 
     /// Ends it: what was held back is written as it is.
-    pub(crate) fn close(&mut self, record: &mut impl FnMut(Step)) {
+    pub(crate) fn close(&mut self, record: &mut impl FnMut(Step) -> Option<u64>) {
         self.file = None;
-        self.decoder.finish(|piece| record(piece.step(self.stream)));
+        let Self { stream, decoder, terminal, .. } = self;
+        if let Some(terminal) = terminal {
+            terminal.finish(&mut |heard| decoder.note(heard, *stream, record));
+        }
+        decoder.finish(|piece| {
+            record(piece.step(*stream));
+        });
+    }
+
+    /// Does what is due in the session behind it.
+    pub(crate) fn look_after(&mut self, now: Instant, record: &mut impl FnMut(Step) -> Option<u64>) {
+        let Self { stream, decoder, terminal, file } = self;
+        if let (Some(terminal), Some(_)) = (terminal, file) {
+            terminal.look_after(now, &mut |heard| decoder.note(heard, *stream, record));
+        }
     }
 }
 
@@ -116,6 +143,36 @@ struct Decoder {
 }
 
 impl Decoder {
+    /// Records what a terminal session's output turns out to be.
+    fn note(
+        &mut self,
+        heard: Heard<'_>,
+        stream: Stream,
+        record: &mut impl FnMut(Step) -> Option<u64>,
+    ) -> Option<u64> {
+        let step = match heard {
+            Heard::Output(bytes) => {
+                self.feed(bytes, |piece| {
+                    record(piece.step(stream));
+                });
+                return None;
+            }
+            Heard::Taken { command, text } => Step::Input { command, text },
+            Heard::Done { command, input, status, took } => Step::Completed {
+                command,
+                input_seq: input,
+                exit_code: status,
+                duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            },
+            Heard::Note(text) => Step::Note { text },
+        };
+        // What was written before stands before, even the start of a character that goes on behind.
+        self.finish(|piece| {
+            record(piece.step(stream));
+        });
+        record(step)
+    }
+
     fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(Piece<'_>)) {
         let joined;
         let mut rest = if self.held.is_empty() {

@@ -34,6 +34,13 @@ impl Coordinator {
                 failpoint::reach(Point::KillTaken);
                 (id, self.stop_now(why))
             }
+            request @ (HostRequest::Type { .. }
+            | HostRequest::Resize { .. }
+            | HostRequest::Command { .. }
+            | HostRequest::Withdraw { .. }) => {
+                let answer = self.carry_out_in_terminal(request);
+                return self.clients[index].answer(&answer);
+            }
         };
         let answer = match outcome {
             Ok(()) => HostSays::Done { id },

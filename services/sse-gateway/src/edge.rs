@@ -10,6 +10,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use wire::cancel::Outstanding;
 use wire::event::DevEvent;
 use wire::run::{GetRun, ListRuns, Newest, ReadLog, StartRun, StopRun};
+use wire::terminal::{
+    CloseTerminal, GetTerminal, ListTerminals, OpenTerminal, ReadTerminal, ResizeTerminal, RunCommand,
+    TypeInto,
+};
 use wire::{ControlPlane, Secret, TraceContext};
 
 use crate::dev_events::Frames;
@@ -41,10 +45,33 @@ pub struct Peers {
     pub outstanding: Peer<Outstanding>,
     /// What happens: builds, decisions, swaps, runs.
     pub events: Feed<DevEvent>,
+    /// Terminal sessions.
+    pub terminals: TerminalPeers,
     /// Where jobs live and as whom the server acts; nothing while that is not known, or when there is none.
     pub control_plane: watch::Receiver<Option<ControlPlane>>,
     /// Why the server can do only part of its work, and what to do; nothing while all is well.
     pub trouble: watch::Receiver<Option<String>>,
+}
+
+/// The part that keeps terminal sessions.
+#[derive(Clone)]
+pub struct TerminalPeers {
+    /// Opens one.
+    pub open: Peer<OpenTerminal>,
+    /// Lists them.
+    pub list: Peer<ListTerminals>,
+    /// Tells of one.
+    pub get: Peer<GetTerminal>,
+    /// Ends one.
+    pub close: Peer<CloseTerminal>,
+    /// Types into one.
+    pub type_into: Peer<TypeInto>,
+    /// Gives one another size.
+    pub resize: Peer<ResizeTerminal>,
+    /// Has one run a command.
+    pub run: Peer<RunCommand>,
+    /// Reads their logs.
+    pub read: Peer<ReadTerminal>,
 }
 
 pub(crate) struct Edge {
@@ -90,7 +117,7 @@ impl Edge {
     pub(crate) fn open_stream(self: &Arc<Self>, kind: Kind) -> Result<Ticket, Failure> {
         let room = match kind {
             Kind::Train => &self.trains,
-            Kind::Dev | Kind::Run | Kind::Upstream => &self.streams,
+            Kind::Dev | Kind::Run | Kind::Terminal | Kind::Upstream => &self.streams,
         };
         if self.lifecycle.is_closing() {
             return Err(Failure::stopping());

@@ -8,6 +8,7 @@ use peer::AskError;
 use serde_json::{Map, Value};
 use wire::message::{Never, Reject};
 use wire::run::RunRefusal;
+use wire::terminal::TerminalRefusal;
 
 /// The status and the words of a "no".
 #[derive(Debug, Clone, PartialEq)]
@@ -71,6 +72,12 @@ impl From<AskError<RunRefusal>> for Failure {
             }
             _ => failure,
         }
+    }
+}
+
+impl From<AskError<TerminalRefusal>> for Failure {
+    fn from(error: AskError<TerminalRefusal>) -> Self {
+        Self::fate(&error)
     }
 }
 

@@ -27,9 +27,11 @@ mod runs;
 mod serve;
 mod settings;
 mod stopper;
+mod terminal_events;
+mod terminals;
 mod train;
 mod upstream;
 
-pub use edge::Peers;
+pub use edge::{Peers, TerminalPeers};
 pub use serve::{Gateway, Handle};
 pub use settings::{Limits, Settings, SettingsError};

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// The routes, as the router names them; whatever matches none of them is `other`.
-const ROUTES: [&str; 20] = [
+const ROUTES: [&str; 26] = [
     "other",
     "/",
     "/{file}",
@@ -18,6 +18,12 @@ const ROUTES: [&str; 20] = [
     "/api/runs/{id}",
     "/api/runs/{id}/events",
     "/api/runs/{id}/stop",
+    "/api/terminals",
+    "/api/terminals/{id}",
+    "/api/terminals/{id}/events",
+    "/api/terminals/{id}/input",
+    "/api/terminals/{id}/resize",
+    "/api/terminals/{id}/run",
     "/api/jobs",
     "/api/jobs/{id}/events",
     "/api/jobs/{id}/cancel",
@@ -39,9 +45,11 @@ pub(crate) enum Kind {
     Train,
     /// Anything that the control plane streams.
     Upstream,
+    /// `GET /api/terminals/ID/events`.
+    Terminal,
 }
 
-const KINDS: [&str; 4] = ["dev", "run", "train", "upstream"];
+const KINDS: [&str; 5] = ["dev", "run", "train", "upstream", "terminal"];
 
 /// Every counter there is.
 #[derive(Debug, Default)]

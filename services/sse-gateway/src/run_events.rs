@@ -149,6 +149,10 @@ const fn name(step: &Step) -> &'static str {
         | Step::EarlyStop { .. }
         | Step::Finished { .. }
         | Step::Alone { .. }
+        | Step::Opened { .. }
+        | Step::Input { .. }
+        | Step::Completed { .. }
+        | Step::Resized { .. }
         | Step::Note { .. } => "status",
     }
 }

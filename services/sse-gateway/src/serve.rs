@@ -22,7 +22,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::edge::{Edge, Peers};
 use crate::lifecycle::Lifecycle;
 use crate::settings::{Limits, Settings, SettingsError};
-use crate::{admission, dev_events, health, page, run_events, runs, stopper, train, upstream};
+use crate::{
+    admission, dev_events, health, page, run_events, runs, stopper, terminal_events, terminals, train,
+    upstream,
+};
 
 /// The HTTP edge, ready to serve.
 pub struct Gateway {
@@ -125,6 +128,12 @@ fn routes(app: &mut ServiceConfig) {
                 .service(at("/runs/{id}").get(runs::show))
                 .service(at("/runs/{id}/events").get(run_events::open))
                 .service(at("/runs/{id}/stop").post(runs::stop))
+                .service(at("/terminals").get(terminals::list).post(terminals::open))
+                .service(at("/terminals/{id}").get(terminals::show).delete(terminals::close))
+                .service(at("/terminals/{id}/events").get(terminal_events::open))
+                .service(at("/terminals/{id}/input").post(terminals::type_into))
+                .service(at("/terminals/{id}/resize").post(terminals::resize))
+                .service(at("/terminals/{id}/run").post(terminals::run))
                 .service(at("/jobs").get(upstream::jobs))
                 .service(at("/jobs/{id}/events").get(upstream::job_events))
                 .service(at("/jobs/{id}/cancel").post(upstream::cancel))

@@ -458,6 +458,10 @@ impl Fleet {
             Step::Output { .. } | Step::Dropped { .. } | Step::Signal { .. } | Step::Note { .. } => {
                 Vec::new()
             }
+            // These are a terminal session's.
+            Step::Opened { .. } | Step::Input { .. } | Step::Completed { .. } | Step::Resized { .. } => {
+                Vec::new()
+            }
         }
     }
 

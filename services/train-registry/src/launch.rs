@@ -234,6 +234,7 @@ fn spec(
         log_cap: Some(settings.log_cap),
         executor: false,
         stdin: None,
+        terminal: None,
     })
 }
 

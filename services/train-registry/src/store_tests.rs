@@ -83,6 +83,7 @@ fn saved(run: &str, phase: Phase) -> Saved {
         restarts: true,
         started_at: Moment(1),
         code: Code { artifact, manifest: None },
+        origin: None,
         replaces: None,
         replaced_by: None,
         phase,

@@ -14,7 +14,8 @@ use nix::fcntl::OFlag;
 use nix::libc;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 
-use crate::{Child, spawner};
+use crate::terminal::WindowSize;
+use crate::{Child, spawner, terminal};
 
 /// Which process group and session a child is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,15 +27,6 @@ pub enum Group {
     Own,
     /// A session of its own, away from every terminal.
     OwnSession,
-}
-
-/// A terminal's size, in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WindowSize {
-    /// Lines.
-    pub rows: u16,
-    /// Characters a line.
-    pub columns: u16,
 }
 
 /// A process to be started.
@@ -304,12 +296,7 @@ fn open_terminal(size: WindowSize) -> io::Result<(OwnedFd, OwnedFd)> {
     unlockpt(&ours)?;
     let theirs =
         OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open(ptsname_r(&ours)?)?;
-    let size = libc::winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCSWINSZ reads one winsize, which lives until the call returns.
-    #[allow(unsafe_code, reason = "nix offers no call that sets a terminal's size")]
-    unsafe {
-        Errno::result(libc::ioctl(theirs.as_raw_fd(), libc::TIOCSWINSZ, &raw const size))?;
-    }
+    terminal::resize(&theirs, size)?;
     Ok((ours.into(), theirs.into()))
 }
 

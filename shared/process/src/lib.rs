@@ -20,17 +20,19 @@ mod reap;
 mod socket;
 mod spawner;
 mod table;
+pub mod terminal;
 mod tree;
 
 pub use child::Child;
 pub use identity::{Identity, boot_id};
-pub use launch::{Group, Launch, WindowSize};
+pub use launch::{Group, Launch};
 pub use memory::{forgo_huge_pages, give_back_memory, share_one_heap};
 pub use pidfd::PidFd;
 pub use reap::{become_subreaper, reap_next};
 pub use socket::peer_has_read_all;
 pub use spawner::Spawner;
 pub use table::{Process, arguments, owner, processes, signal_is_caught, variables};
+pub use terminal::WindowSize;
 pub use tree::{Killed, Killing, Marker, Progress, Report, Tree, kill_tree};
 
 /// Signals by name, so that callers need no dependency for the numbers.

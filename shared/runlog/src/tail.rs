@@ -74,6 +74,10 @@ impl<F: Write> Tail<F> {
         self.written
     }
 
+    pub(crate) const fn newest(&self) -> u64 {
+        self.seq
+    }
+
     /// The length of the file, bytes.
     pub(crate) const fn length(&self) -> u64 {
         self.length

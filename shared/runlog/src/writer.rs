@@ -61,6 +61,11 @@ impl Writer {
         self.tail.written()
     }
 
+    /// The number of the record that was appended last.
+    pub const fn newest(&self) -> u64 {
+        self.tail.newest()
+    }
+
     /// How much waits to be written, bytes.
     pub fn waiting(&self) -> usize {
         self.tail.waiting()

@@ -24,6 +24,8 @@ pub struct Settings {
     pub run: Run,
     /// Restarts.
     pub restart: Restart,
+    /// Terminal sessions.
+    pub terminal: Terminal,
     /// The control plane.
     pub control_plane: ControlPlane,
 }
@@ -177,6 +179,24 @@ impl TryFrom<String> for RestartFrom {
             "scratch" => Ok(Self::Scratch),
             _ => Err(format!("restart.from is {text:?}; it can be \"checkpoint\" or \"scratch\"")),
         }
+    }
+}
+
+/// Terminal sessions.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Terminal {
+    /// The shell, by name or path: bash, or a POSIX shell; the user's own when absent.
+    pub shell: Option<String>,
+    /// Sessions that may be open at once.
+    pub max_sessions: usize,
+    /// How long a session lives while there is no server, milliseconds.
+    pub alone_ms: u64,
+}
+
+impl Default for Terminal {
+    fn default() -> Self {
+        Self { shell: None, max_sessions: 16, alone_ms: 15 * 60 * 1000 }
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigHash;
-use crate::id::{ContentHash, JobId, RunId};
+use crate::id::{CommandId, ContentHash, JobId, RunId};
 use crate::log::{EarlyStopPhase, Record};
 use crate::resume::Started;
 use crate::run::StopMode;
@@ -54,6 +54,25 @@ pub struct Spec {
     /// A file that the process reads as its standard input, where it has no terminal; nothing to read when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
+    /// Host a terminal session: `command` is its shell, `run` its id, and there is no runner to swap or to stop at a
+    /// checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSpec>,
+}
+
+/// What is special about the host of a terminal session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TerminalSpec {
+    /// What its user calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The terminal's height at first, lines.
+    pub rows: u16,
+    /// The terminal's width at first, characters.
+    pub columns: u16,
+    /// How long nobody may listen until the session is ended, milliseconds.
+    pub alone_ms: u64,
 }
 
 /// `host.json`: who the host is, so that a later server can prove it. Times identify a process beyond its pid,
@@ -107,6 +126,38 @@ pub enum HostRequest {
         /// For the log.
         why: String,
     },
+    /// Type these bytes into the terminal. Refused whole when too much waits to be read by it.
+    Type {
+        /// Chosen by the registry.
+        id: u64,
+        /// The bytes in base 64.
+        base64: String,
+    },
+    /// Give the terminal another size.
+    Resize {
+        /// Chosen by the registry.
+        id: u64,
+        /// Height, lines.
+        rows: u16,
+        /// Width, characters.
+        columns: u16,
+    },
+    /// Have the shell run a command when it is at its prompt. Refused when too many wait.
+    Command {
+        /// Chosen by the registry.
+        id: u64,
+        /// The command's id.
+        command: CommandId,
+        /// The command, in the shell's language.
+        text: String,
+    },
+    /// Forget a command. Refused when the shell has it, or may have it.
+    Withdraw {
+        /// Chosen by the registry.
+        id: u64,
+        /// The command's id.
+        command: CommandId,
+    },
 }
 
 /// From a host to the registry.
@@ -129,6 +180,13 @@ pub enum HostSays {
     Done {
         /// Which.
         id: u64,
+    },
+    /// A request was not carried out, because too much waits already; it may be sent again later.
+    Busy {
+        /// Which.
+        id: u64,
+        /// What waits, for a person.
+        why: String,
     },
     /// A request was not carried out.
     Refused {

@@ -51,6 +51,14 @@ string_id! {
     RunId
 }
 string_id! {
+    /// A terminal session. Sorts by time of creation; short, since it stands in socket paths.
+    TerminalId
+}
+string_id! {
+    /// A command that a terminal session was given to run.
+    CommandId
+}
+string_id! {
     /// One build of an entry. Sorts by time of creation.
     BuildId
 }
@@ -75,9 +83,31 @@ impl RunId {
 
     /// Whether `text` has the shape of an id made by [`RunId::fresh`], so that it is safe in a path.
     pub fn is_well_formed(text: &str) -> bool {
-        text.len() == 1 + TIME_DIGITS + RANDOM_DIGITS
-            && text.starts_with('r')
-            && text.bytes().all(|b| DIGITS.contains(&b))
+        is_sortable('r', text)
+    }
+}
+
+impl TerminalId {
+    /// A new id.
+    pub fn fresh() -> Self {
+        Self(sortable('t'))
+    }
+
+    /// Whether `text` has the shape of an id made by [`TerminalId::fresh`], so that it is safe in a path.
+    pub fn is_well_formed(text: &str) -> bool {
+        is_sortable('t', text)
+    }
+}
+
+impl CommandId {
+    /// A new id.
+    pub fn fresh() -> Self {
+        Self(sortable('c'))
+    }
+
+    /// Whether `text` has the shape of an id made by [`CommandId::fresh`].
+    pub fn is_well_formed(text: &str) -> bool {
+        is_sortable('c', text)
     }
 }
 
@@ -113,6 +143,13 @@ fn sortable(prefix: char) -> String {
         id.push(DIGITS[(random >> (5 * place)) as usize & 31] as char);
     }
     id
+}
+
+/// Whether `text` has the shape of what [`sortable`] makes.
+fn is_sortable(prefix: char, text: &str) -> bool {
+    text.len() == 1 + TIME_DIGITS + RANDOM_DIGITS
+        && text.starts_with(prefix)
+        && text.bytes().all(|b| DIGITS.contains(&b))
 }
 
 /// Lower-case hex.

@@ -18,12 +18,13 @@ mod number;
 pub mod profile;
 pub mod resume;
 pub mod run;
+pub mod terminal;
 
 pub use build::{Artifact, BuildEvent, BuildOutcome, Diagnostic, Failure};
 pub use cancel::{Cancel, ControlPlane, Secret};
 pub use config::{ConfigChange, ConfigHash};
 pub use event::DevEvent;
-pub use id::{BuildId, ContentHash, EntryPath, JobId, RunId};
+pub use id::{BuildId, CommandId, ContentHash, EntryPath, JobId, RunId, TerminalId};
 pub use manifest::{Manifest, Rebuild};
 pub use message::{Reject, TraceContext, Wire};
 pub use profile::Profile;

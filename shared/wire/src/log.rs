@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigHash;
-use crate::id::{ContentHash, JobId};
+use crate::id::{CommandId, ContentHash, JobId};
 use crate::resume::Started;
 
 /// One line of the log.
@@ -150,6 +150,42 @@ pub enum Step {
         others: u64,
         /// Why, for a person.
         why: String,
+    },
+    /// A terminal session's shell exists.
+    Opened {
+        /// Its process id.
+        pid: u32,
+        /// Its program.
+        shell: String,
+        /// The terminal's height, lines.
+        rows: u16,
+        /// The terminal's width, characters.
+        columns: u16,
+    },
+    /// The shell took a command. Its echo stands before this, what it writes behind.
+    Input {
+        /// The command's id.
+        command: CommandId,
+        /// The command.
+        text: String,
+    },
+    /// A command came to its end: what it wrote stands before this, the shell's next prompt behind.
+    Completed {
+        /// The command's id.
+        command: CommandId,
+        /// The record of its [`Step::Input`]; nothing when that could not be written at the time.
+        input_seq: Option<u64>,
+        /// Its exit status.
+        exit_code: i32,
+        /// From the shell's taking it to its end, milliseconds.
+        duration_ms: u64,
+    },
+    /// The terminal has another size.
+    Resized {
+        /// Its height, lines.
+        rows: u16,
+        /// Its width, characters.
+        columns: u16,
     },
     /// The host has something to say about the log or the process.
     Note {

@@ -121,6 +121,7 @@ fn spec(
         early_stop_ms: millis_of(core.settings.stop_grace),
         pty: false,
         log_cap: None,
+        terminal: None,
         executor: true,
         stdin: Some(text(order.into())?),
     })

@@ -54,6 +54,12 @@ impl Events {
         Self { client, path, last: None, open: None, patience: PATIENCE, absence: None }
     }
 
+    /// The same stream, from behind the event with this id.
+    pub(crate) fn behind(mut self, last: impl ToString) -> Self {
+        self.last = Some(last.to_string());
+        self
+    }
+
     /// The same stream, which bears with a server that is away for no longer than `patience`.
     #[cfg(test)]
     pub(crate) fn with_patience(mut self, patience: Duration) -> Self {

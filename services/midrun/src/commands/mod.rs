@@ -16,6 +16,7 @@ mod runs;
 mod screen;
 mod start;
 mod table;
+mod term;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +37,7 @@ pub(crate) fn command(command: Command) -> ExitCode {
             Command::Runs(args) => runs::command(args).await,
             Command::Jobs(args) => jobs::command(args).await,
             Command::Reap(args) => reap::command(args).await,
+            Command::Term(args) => term::command(args).await,
             Command::Doctor(args) => doctor::command(args).await,
             Command::Init(args) => init::command(&args),
             Command::Start(args) => start::command(&args).await,
@@ -56,6 +58,9 @@ impl Outcome {
     pub(crate) const DONE: Self = Self(0);
     /// It is not; what was asked for says so itself.
     pub(crate) const FAILED: Self = Self(1);
+
+    /// What was waited for has not ended in time.
+    pub(crate) const TIMED_OUT: Self = Self(124);
 
     /// Ended as signal `number` ends a program.
     pub(crate) const fn by_signal(number: u8) -> Self {

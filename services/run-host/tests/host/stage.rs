@@ -45,6 +45,7 @@ impl Setting {
             log_cap: None,
             executor: false,
             stdin: None,
+            terminal: None,
         };
         Self { dir, spec }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 use peer::{Envelope, FeedWriter, Inbox, Peer};
-use sse_gateway::Peers;
+use sse_gateway::{Peers, TerminalPeers};
 use tokio::sync::{Semaphore, watch};
 use wire::cancel::OutstandingCancel;
 use wire::event::{ErrorFrame, ErrorKind, RunFrame};
@@ -123,6 +123,7 @@ impl Registry {
             newest: self.newest_inbox.peer(),
             outstanding: Peer::fake(|_| Ok(vec![outstanding_cancel()])),
             events: self.events.feed(),
+            terminals: no_terminals(),
             control_plane,
             trouble,
         }
@@ -361,5 +362,19 @@ fn outstanding_cancel() -> OutstandingCancel {
         since: wire::now(),
         attempts: 3,
         last_error: Some("no answer".into()),
+    }
+}
+
+/// Peers that reach nobody.
+fn no_terminals() -> TerminalPeers {
+    TerminalPeers {
+        open: Inbox::new(1).peer(),
+        list: Inbox::new(1).peer(),
+        get: Inbox::new(1).peer(),
+        close: Inbox::new(1).peer(),
+        type_into: Inbox::new(1).peer(),
+        resize: Inbox::new(1).peer(),
+        run: Inbox::new(1).peer(),
+        read: Inbox::new(1).peer(),
     }
 }
