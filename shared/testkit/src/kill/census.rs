@@ -42,10 +42,15 @@ impl Seen {
     }
 }
 
+/// The run-host of `run`.
+pub(crate) fn host(seen: &[Seen], run: &str) -> Option<u32> {
+    seen.iter().find(|process| process.hosts.as_deref() == Some(run)).map(|process| process.pid)
+}
+
 /// The runner of `run`.
 pub(crate) fn runner(seen: &[Seen], run: &str) -> Option<u32> {
-    let host = seen.iter().find(|process| process.hosts.as_deref() == Some(run))?;
-    let child = |process: &&Seen| process.parent == host.pid && process.runs.as_deref() == Some(run);
+    let host = host(seen, run)?;
+    let child = |process: &&Seen| process.parent == host && process.runs.as_deref() == Some(run);
     seen.iter().find(child).map(|process| process.pid)
 }
 

@@ -86,12 +86,16 @@ pub struct Injection {
     pub victims: Victims,
     /// Meanwhile.
     pub outage: Outage,
+    /// Where the host is not killed with the server: it stands still until the next server has looked for it, as one
+    /// that the system gives no time.
+    pub slow_host: bool,
 }
 
 impl fmt::Display for Injection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { point, victims, outage } = self;
-        write!(f, "{victims:?} killed at {}, control plane {outage:?}", point.name())
+        let Self { point, victims, outage, slow_host } = self;
+        let slow = if *slow_host { ", host slow" } else { "" };
+        write!(f, "{victims:?} killed at {}, control plane {outage:?}{slow}", point.name())
     }
 }
 
@@ -220,7 +224,10 @@ pub fn plan(seed: u64, count: usize) -> Vec<Injection> {
             let left = u64::try_from(round.len()).expect("a count fits");
             let next = usize::try_from(random.next() % left).expect("it is below a count");
             let (point, victims) = round.swap_remove(next);
-            injections.push(Injection { point, victims, outage: random.choose(&Outage::ALL) });
+            let outage = random.choose(&Outage::ALL);
+            let may_be_slow = victims.server() && !victims.host();
+            let slow_host = may_be_slow && random.choose(&[true, false]);
+            injections.push(Injection { point, victims, outage, slow_host });
         }
     }
     injections
@@ -244,6 +251,7 @@ mod tests {
                 );
             }
         }
+        assert!(all.iter().any(|one| one.slow_host));
         assert_eq!(all.iter().map(|one| one.outage).collect::<HashSet<_>>().len(), Outage::ALL.len());
         assert_eq!(all, plan(1, 300));
         assert_ne!(all, plan(2, 300));

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::census::{Seen, census, runner};
+use super::census::{Seen, census, host, runner};
 use super::check::Expected;
 use super::injection::{Act, Injection, Outage, act};
 use super::lender::Lender;
@@ -26,8 +26,13 @@ use crate::stage::Stage;
 
 /// How long anything may take that must come.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
+/// How long a host stands still behind the back of a new server.
+const LOOKED_FOR: Duration = Duration::from_millis(150);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// The port of a server of which nothing is known yet.
+const NOBODY: u16 = 1;
 
 /// A project of its own on a lent control plane.
 #[derive(Debug)]
@@ -146,6 +151,9 @@ impl Lane {
         let promised = asking.end();
         drop(armed);
         let server_back = self.recover(&subject).await?;
+        if injection.slow_host {
+            self.let_host_go_on(&subject).await;
+        }
         if injection.outage == Outage::Forgets {
             self.forget_jobs().await;
         }
@@ -287,7 +295,7 @@ impl Lane {
             Act::TakeUp => {
                 let process = self.launch();
                 // Nobody can ask it before it goes on.
-                let client = Client::new(([127, 0, 0, 1], 1).into(), "");
+                let client = Client::new(([127, 0, 0, 1], NOBODY).into(), "");
                 self.server = Some(Server { process, client });
             }
         }
@@ -312,9 +320,27 @@ impl Lane {
     /// The process that stopped at the place.
     async fn stopped_at(&self, armed: &Armed, injection: Injection) -> Result<u32, String> {
         let what = format!("process at {}", injection.point.name());
-        let pid = until(&what, || armed.stopped().ok().flatten()).await?;
+        let pid = until(&what, || armed.stopped().ok().flatten()).await;
+        let pid = match pid {
+            Ok(pid) => pid,
+            Err(why) => return Err(format!("{why}; {}", self.standing().await)),
+        };
         until(&what, || (state(pid) == Some('T') || !alive(pid)).then_some(())).await?;
         Ok(pid)
+    }
+
+    /// Where everything stands, for a failure.
+    async fn standing(&self) -> String {
+        if self.client().address().port() == NOBODY {
+            return "the server was being started".to_owned();
+        }
+        let manifest = self.client().get("/api/manifest").await.text();
+        let runs = self.runs().await;
+        format!(
+            "after edit {} the build is {manifest} and the newest runs are {:#?}",
+            self.edit,
+            runs.get(..2)
+        )
     }
 
     fn break_control_plane(&self, outage: Outage) {
@@ -357,18 +383,34 @@ impl Lane {
                 self.kill_host(&seen, run);
             }
         }
+        let host = subject.run.as_ref().and_then(|run| host(&seen, run)).filter(|_| injection.slow_host);
+        if let Some(host) = host {
+            send(host, Signal::SIGSTOP);
+        }
         if injection.victims.server() {
             self.kill_server().await;
         }
-        if alive(stopped) {
+        if alive(stopped) && host != Some(stopped) {
             send(stopped, Signal::SIGCONT);
         }
     }
 
+    /// The next server looks for the host, finds it or not, and only then the host goes on.
+    async fn let_host_go_on(&self, subject: &Subject) {
+        let Some(run) = &subject.run else { return };
+        let end = Instant::now() + LOOKED_FOR;
+        // One that is taken for dead is seen at once; one that is waited for is not seen at all.
+        while Instant::now() < end && !self.runs().await.iter().any(|seen| id(seen) == *run && !is_live(seen))
+        {
+            tokio::time::sleep(LOOK).await;
+        }
+        let host = host(&census(&self.stage.home.marker()), run);
+        host.into_iter().for_each(|host| send(host, Signal::SIGCONT));
+    }
+
     fn kill_host(&mut self, seen: &[Seen], run: &str) {
-        let host = seen.iter().find(|process| process.hosts.as_deref() == Some(run));
-        if let Some(host) = host {
-            end(host.pid);
+        if let Some(host) = host(seen, run) {
+            end(host);
             self.without_host.insert(run.to_owned());
         }
     }
