@@ -205,11 +205,24 @@ impl JobConfig {
         }
     }
 
+    /// The config in effect, as others compare it with what they asked for: a text with several names (`adamw_torch`
+    /// is `adamw`) stands as it was `given`.
+    pub(crate) fn in_effect(&self, given: &Map<String, Value>) -> Map<String, Value> {
+        let mut config = self.resolved();
+        config.insert("dryRun".to_owned(), self.dry_run.into());
+        let texts = given.iter().filter(|(key, value)| value.is_string() && config.contains_key(*key));
+        let texts: Vec<_> = texts.map(|(key, text)| (key.clone(), text.clone())).collect();
+        config.extend(texts);
+        config
+    }
+
     /// The keys in which `self` and a checkpoint's config differ though they may not.
     pub(crate) fn keys_that_forbid_resuming(&self, saved: &Map<String, Value>) -> Vec<String> {
         let resolved = self.resolved();
         let fixed = resolved.iter().filter(|(key, _)| !RESUMABLE_KEYS.contains(&key.as_str()));
-        fixed.filter(|(key, value)| saved.get(*key) != Some(*value)).map(|(key, _)| key.clone()).collect()
+        let other = fixed.filter(|(key, value)| saved.get(*key) != Some(*value)).map(|(key, _)| key.clone());
+        // A dry run saves no checkpoint, so there is none to go on from by another.
+        other.chain(self.dry_run.then(|| "dryRun".to_owned())).collect()
     }
 }
 
@@ -411,6 +424,39 @@ mod tests {
         );
         assert_eq!(next(json!({"model": "tiny-gpt:32x2", "seed": 1})), ["model", "seed"]);
         assert_eq!(next(json!({"batchSize": 8, "learningRate": 0.1})), ["batchSize"]);
+        assert_eq!(next(json!({"dryRun": true})), ["dryRun"]);
+    }
+
+    #[test]
+    fn every_key_is_either_resumable_or_compared() {
+        let saved = parse(json!({"datasetSource": source()})).unwrap().resolved();
+        for key in KEYS.iter().filter(|key| !RESUMABLE_KEYS.contains(key)) {
+            // The dataset is compared by its digest, dryRun on its own.
+            assert!(saved.contains_key(*key) || ["datasetSource", "dryRun"].contains(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn the_config_in_effect_has_the_defaults_and_the_names_that_were_given() {
+        let given = json!({
+            "datasetSource": source(), "learningRate": 0.5, "maxSteps": 2000.0, "optim": "adamw_torch",
+            "lrSchedulerType": "constant_with_warmup", "maxLength": null,
+        });
+        let given = given.as_object().unwrap();
+        let config = Value::from(JobConfig::parse(given).unwrap().in_effect(given));
+        for (key, value) in [
+            ("learningRate", json!(0.5)),
+            ("maxSteps", json!(2000)),
+            ("optim", json!("adamw_torch")),
+            ("lrSchedulerType", json!("constant_with_warmup")),
+            ("model", json!("tiny-gpt:64x1")),
+            ("maxLength", json!(null)),
+            ("dryRun", json!(false)),
+            ("datasetSource", Value::Null),
+        ] {
+            assert_eq!(config[key], value, "{key}");
+        }
+        assert_eq!(config.as_object().unwrap().len(), KEYS.len() - 1, "all but the dataset");
     }
 
     #[test]

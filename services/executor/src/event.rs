@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::checkpoint::Artifact;
 
@@ -25,6 +26,10 @@ pub enum Event {
         /// The step of the checkpoint that the run goes on from.
         #[serde(skip_serializing_if = "Option::is_none")]
         resumed_from: Option<u64>,
+        /// The keys of the config that may differ when a run goes on from a checkpoint of this one.
+        resumable_keys: &'static [&'static str],
+        /// The config in effect, defaults included, without the dataset.
+        config: Map<String, Value>,
     },
     /// How it goes.
     #[serde(rename = "training.log")]

@@ -20,6 +20,11 @@
 //! **Stdout** is one [`Event`](event::Event) a line: `training.started`, then `training.log` and `checkpoint.saved`, then
 //! `training.completed` or `training.failed`. Logs go to stderr.
 //!
+//! `training.started` carries what a later run needs to know before it goes on from a checkpoint of this one:
+//! `resumableKeys`, the keys of the config that may differ then, and `config`, the one in effect, defaults included. When
+//! this run itself goes on from a checkpoint, `resumedFrom` is its step. A config that differs in any other key is
+//! refused by `training.failed`, which names the key: nothing that was edited is ignored.
+//!
 //! **SIGTERM** (and SIGINT): the step under way is finished, a checkpoint is saved and announced, the last line is
 //! `{"type":"executor.stopped","step":N,"checkpoint":N}`, the exit code 0. Whether that means cancelled or
 //! suspended, the sender knows.

@@ -5,8 +5,10 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
+use serde_json::{Map, Value};
+
 use crate::checkpoint::{self, Artifact, CheckpointError};
-use crate::config::{ConfigError, JobConfig};
+use crate::config::{ConfigError, JobConfig, RESUMABLE_KEYS};
 use crate::dataset::{Corpus, DatasetError};
 use crate::event::{self, Event, Log, Metrics, rounded};
 use crate::job::Job;
@@ -81,7 +83,7 @@ pub fn run(
         since: Instant::now(),
         trained: 0,
     };
-    session.started(resumed_from)?;
+    session.started(resumed_from, &job.config)?;
     session.train(stop)
 }
 
@@ -135,7 +137,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn started(&mut self, resumed_from: Option<u64>) -> Result<(), SessionError> {
+    fn started(&mut self, resumed_from: Option<u64>, given: &Map<String, Value>) -> Result<(), SessionError> {
         let (config, corpus) = (self.trainer.config(), self.trainer.corpus());
         let event = Event::Started {
             model: config.model.to_string(),
@@ -143,6 +145,8 @@ impl Session<'_> {
             examples: corpus.trained(),
             held_out: corpus.held_out(),
             resumed_from,
+            resumable_keys: RESUMABLE_KEYS,
+            config: config.in_effect(given),
         };
         self.say(&event)
     }

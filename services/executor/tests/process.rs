@@ -194,6 +194,19 @@ fn only_resumable_keys_may_change() {
     };
     let error = failed(config(json!({"batchSize": 4, "model": "tiny-gpt:32x1"})), 10);
     assert!(error.contains("because model, batchSize differ"), "{error}");
+    let fixed = [
+        ("model", json!("tiny-gpt:32x1")),
+        ("batchSize", json!(4)),
+        ("maxLength", json!(32)),
+        ("seed", json!(2)),
+        ("dryRun", json!(true)),
+    ];
+    for (key, value) in fixed {
+        let error = failed(config(json!({key: value, "learningRate": 0.001})), 10);
+        assert!(error.contains(&format!("because {key} differ")), "{error}");
+    }
+    let error = failed(config(json!({"colour": "red"})), 10);
+    assert!(error.starts_with("unknown config key colour; "), "{error}");
     let error = failed(config(json!({"datasetSource": {"type": "inline", "data": "1\n2\n3"}})), 10);
     assert!(error.contains("the examples of datasetSource are not the ones it learned"), "{error}");
     let error = failed(config(json!({})), 11);
@@ -202,6 +215,72 @@ fn only_resumable_keys_may_change() {
         .expect("the file is writable");
     let error = failed(config(json!({})), 10);
     assert!(error.contains("model.safetensors"), "{error}");
+}
+
+/// What a run of `config` says that goes on from the checkpoint at step 10 in `from`.
+fn go_on(from: &Path, change: &Value) -> Vec<Value> {
+    let folder = temporary();
+    let (code, events) = train(folder.path(), resume(config(change.clone()), from, 10));
+    assert_eq!(code, 0, "{change}: {events:?}");
+    assert_eq!(events[0]["resumedFrom"], 10, "{change}");
+    events
+}
+
+#[test]
+fn each_resumable_key_takes_effect_where_the_run_goes_on() {
+    let first = temporary();
+    let (_, events) = train(first.path(), config(json!({})));
+    let declared = events[0]["resumableKeys"].as_array().expect("a list").clone();
+    let unchanged = go_on(first.path(), &json!({}));
+    let after = |events: &[Value], kind: &str, key: &str| -> Vec<Value> {
+        let of_kind =
+            events.iter().filter(|event| event["type"] == kind && event["step"].as_u64() > Some(10));
+        of_kind.map(|event| event[key].clone()).collect()
+    };
+    // For each key, a value, and where it shows: which field of which events, from step 11 on.
+    let table = [
+        ("maxSteps", json!(17), "training.completed", "metrics"),
+        ("learningRate", json!(0.002), "training.log", "learningRate"),
+        ("saveSteps", json!(7), "checkpoint.saved", "step"),
+        ("evalSteps", json!(4), "training.log", "evalLoss"),
+        ("loggingSteps", json!(1), "training.log", "step"),
+        ("warmupSteps", json!(20), "training.log", "learningRate"),
+        ("weightDecay", json!(5.5), "training.log", "loss"),
+        ("lrSchedulerType", json!("constant"), "training.log", "learningRate"),
+        ("maxGradNorm", json!(0.001), "checkpoint.saved", "artifacts"),
+    ];
+    let keys: Vec<Value> = table.iter().map(|(key, ..)| json!(key)).collect();
+    assert!(
+        declared.len() == keys.len() && declared.iter().all(|key| keys.contains(key)),
+        "the table has each declared key: {declared:?}"
+    );
+    for (key, value, kind, field) in table {
+        let events = go_on(first.path(), &json!({key: value}));
+        assert_eq!(events[0]["config"][key], value, "what is in effect is told");
+        assert!(steps(&events, "training.log").iter().all(|step| step.as_u64() > Some(10)), "{key}");
+        let shown = |events: &[Value]| match kind {
+            "training.completed" => vec![events.last().expect("there are events")[field]["step"].clone()],
+            _ => after(events, kind, field),
+        };
+        assert_ne!(shown(&events), shown(&unchanged), "{key} shows in {field} of {kind}");
+    }
+    let rates = after(&go_on(first.path(), &json!({"learningRate": 0.002})), "training.log", "learningRate");
+    let before = after(&unchanged, "training.log", "learningRate");
+    let share = |rates: &[Value], at: usize| rates[at].as_f64().expect("a number");
+    for at in 0..before.len() {
+        let expected = share(&before, at) * 0.2;
+        assert!((share(&rates, at) - expected).abs() < 1e-9, "a fifth of the rate: {rates:?} {before:?}");
+    }
+}
+
+#[test]
+fn more_steps_go_on_and_fewer_than_were_done_complete_at_once() {
+    let first = temporary();
+    train(first.path(), config(json!({"maxSteps": 10})));
+    let events = go_on(first.path(), &json!({"maxSteps": 12, "loggingSteps": 1}));
+    assert_eq!(steps(&events, "training.log"), [11, 12], "maxSteps is the total");
+    let events = go_on(first.path(), &json!({"maxSteps": 5}));
+    assert_eq!(events.last().map(|event| &event["metrics"]["step"]), Some(&json!(10)), "{events:?}");
 }
 
 /// A run that is stopped before it can be complete, and what it still said.

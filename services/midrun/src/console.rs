@@ -225,7 +225,7 @@ impl Console {
         let pid = frame.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
         match frame.status {
             RunStatus::Starting => {}
-            RunStatus::Running => self.line(GREEN, "running", &format!("training{pid} {run}")),
+            RunStatus::Running => self.line(GREEN, "running", &format!("training{pid}{reason} {run}")),
             RunStatus::EarlyStopping => {
                 self.line(YELLOW, "stopping", &format!("at the next checkpoint{reason} {run}"));
             }

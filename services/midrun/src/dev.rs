@@ -293,7 +293,13 @@ fn registry_settings(
         alone: (run.alone_ms > 0).then(|| Duration::from_millis(run.alone_ms)),
         pty: run.pty,
         log_cap: run.log_cap(),
-        policy: train_registry::Policy { hot_only: run.hot_only },
+        policy: train_registry::Policy {
+            hot_only: run.hot_only,
+            restart_from: match project.settings.restart.from {
+                settings::RestartFrom::Checkpoint => train_registry::RestartFrom::Checkpoint,
+                settings::RestartFrom::Scratch => train_registry::RestartFrom::Scratch,
+            },
+        },
     })
 }
 

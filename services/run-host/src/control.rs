@@ -162,6 +162,7 @@ fn step(said: RunnerSays) -> Step {
         RunnerSays::Job { id, org_slug, project_slug, base_url } => {
             Step::Job { id, org_slug, project_slug, base_url }
         }
+        RunnerSays::Training(started) => Step::Training(started),
         RunnerSays::Checkpoint { step } => Step::Checkpoint { step },
         RunnerSays::Swapped { content_hash, took_ms } => {
             Step::Swap { content_hash, ok: true, reason: None, took_ms: Some(took_ms) }
@@ -169,8 +170,8 @@ fn step(said: RunnerSays) -> Step {
         RunnerSays::SwapSkipped { content_hash, reason } => {
             Step::Swap { content_hash, ok: false, reason: Some(reason), took_ms: None }
         }
-        RunnerSays::EarlyStop { phase } => Step::EarlyStop { phase },
-        RunnerSays::Finished { status } => Step::Finished { status },
+        RunnerSays::EarlyStop { phase, step } => Step::EarlyStop { phase, step },
+        RunnerSays::Finished { status, reason } => Step::Finished { status, reason },
     }
 }
 

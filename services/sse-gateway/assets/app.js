@@ -82,9 +82,17 @@ function runItem(run) {
   choice.append(make("span", "mono", run.id.slice(-6)), pill, make("span", "when", run.startedAt ? clock(run.startedAt) : ""));
   const why = [run.replaces && `in place of ${run.replaces.slice(-6)}`, run.reason].filter(Boolean).join(" · ");
   if (why) choice.append(make("span", "why", why));
+  for (const change of run.config ?? []) choice.append(make("span", "why", changeText(change, run.resume)));
   choice.addEventListener("click", () => select(run.id));
   item.append(choice);
   return item;
+}
+
+// `config.learningRate: before 0.001 · in the checkpoint 0.001 · in effect 0.0003`
+function changeText({ path, before, inCheckpoint, wanted, effective }, resume) {
+  const value = (it) => it === null || it === undefined ? "not set" : JSON.stringify(it);
+  const now = effective === null || effective === undefined ? `asked for ${value(wanted)}` : `in effect ${value(effective)}`;
+  return `${path}: ${[`before ${value(before)}`, resume && `in the checkpoint ${value(inCheckpoint)}`, now].filter(Boolean).join(" · ")}`;
 }
 
 // The run that the stop buttons mean: the selected one if it lives, else the newest that does.
@@ -235,7 +243,9 @@ function select(id) {
 
 function succeed(id) {
   selected = id;
-  log.life(`\n── goes on as run ${id.slice(-6)} ──\n`);
+  const run = runs.get(id);
+  const how = run?.resume ? `: resumes at step ${run.resume.step}` : run?.fromScratch ? `, from scratch: ${run.fromScratch}` : "";
+  log.life(`\n── goes on as run ${id.slice(-6)}${how} ──\n`);
   show(id);
 }
 
@@ -276,7 +286,8 @@ function life(name, record) {
   }
   const said = {
     spawned: () => `process ${record.pid}`, ready: () => `ready${record.trainer ? `: ${record.trainer}` : ""}`,
-    job: () => `job ${record.id}`, signal: () => `signal ${record.signal}: ${record.why}`,
+    job: () => `job ${record.id}`, training: () => `training${record.resumedFrom ? ` goes on from step ${record.resumedFrom}` : " starts"}`,
+    signal: () => `signal ${record.signal}: ${record.why}`,
     dropped: () => `${record.bytes} bytes of output are gone: ${record.why}`,
     earlyStop: () => `early stop: ${record.phase}`, finished: () => `finished: ${record.status}`, note: () => record.text,
   }[record.type];

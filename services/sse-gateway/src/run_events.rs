@@ -2,7 +2,7 @@
 //!
 //! `id:` is a record's number and `data:` the record itself: `seq`, `ts`, `type` and what that type has. The
 //! event's name follows from the type: `output`, `dropped`, `swap`, `checkpoint` and `exit` are named like it; everything
-//! else (`spawned`, `ready`, `job`, `signal`, `earlyStop`, `finished`, `note`) is a `status`. `exit` also has
+//! else (`spawned`, `ready`, `job`, `training`, `signal`, `earlyStop`, `finished`, `note`) is a `status`. `exit` also has
 //! `exitCode`, as a run has. The stream ends behind `exit`; who asks for more behind that gets 204, which tells an
 //! `EventSource` to stay away. A run whose end nobody saw ends with an `exit` without a code, with a `reason`.
 
@@ -144,6 +144,7 @@ const fn name(step: &Step) -> &'static str {
         Step::Spawned { .. }
         | Step::Ready { .. }
         | Step::Job { .. }
+        | Step::Training(_)
         | Step::Signal { .. }
         | Step::EarlyStop { .. }
         | Step::Finished { .. }

@@ -11,6 +11,8 @@ use wire::config::{ConfigChange, diff};
 use wire::manifest::{Good, Manifest};
 use wire::{ConfigHash, ContentHash, Decision};
 
+use crate::resume::RestartFrom;
+
 /// Where a run stands, as far as the decision depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -44,6 +46,8 @@ pub(crate) struct Subject<'a> {
 pub struct Policy {
     /// Never restart a run by itself.
     pub hot_only: bool,
+    /// Where successors start.
+    pub restart_from: RestartFrom,
 }
 
 /// A decision and what decided it.
@@ -220,7 +224,7 @@ mod tests {
             Row { build: other_config.clone(), ..base("other config", (Decision::Restart, restart)) },
             Row {
                 build: other_config,
-                policy: Policy { hot_only: true },
+                policy: Policy { hot_only: true, ..Policy::default() },
                 ..base("other config, hot only", (Decision::WouldRestart, restart))
             },
             Row { run_config: None, ..base("the run tells no config", (Decision::Restart, no_tell)) },

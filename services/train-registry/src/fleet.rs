@@ -12,7 +12,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use wire::event::{ErrorFrame, ErrorKind, RebuildFrame, RebuildKind, RunDecision, SwapFrame, Timings};
+use wire::event::{
+    ErrorFrame, ErrorKind, RebuildFrame, RebuildKind, RunDecision, RunFrame, SwapFrame, Timings,
+};
 use wire::log::{EarlyStopPhase, Record, Step};
 use wire::manifest::{Good, Rebuild};
 use wire::run::{NewestBuild, RunRefusal};
@@ -22,7 +24,8 @@ use wire::{
 };
 
 use crate::dispatch::{Policy, Verdict, decide};
-use crate::run_state::{Code, End, Moment, Phase, Plan, RunState, StopCause, is_settled_by};
+use crate::resume::Start;
+use crate::run_state::{Code, End, Moment, Phase, Plan, RunState, StopCause};
 use crate::store::Saved;
 
 /// Something to be done.
@@ -233,6 +236,7 @@ impl Fleet {
             restarts: wish.restarts,
             code,
             replaces: None,
+            origin: None,
             trace: TraceContext::default(),
         };
         Ok((plan.run.clone(), self.launch(plan, now)))
@@ -380,8 +384,14 @@ impl Fleet {
             }
         };
         let successor = RunId::fresh();
+        let origin = run.origin_of_successor(&code, self.policy.restart_from);
+        let why = match &origin.start {
+            Start::At(from) => format!("{why}; its successor resumes at step {}", from.step),
+            Start::Scratch(forced) => format!("{why}; its successor starts from scratch: {forced}"),
+        };
         // Said once while it is true, so that a reader sees the restart and not only its outcome.
-        let mut effects = vec![Effect::Publish(DevEvent::Run(run.frame()))];
+        let restarting = RunFrame { reason: Some(why.clone()), ..run.frame() };
+        let mut effects = vec![Effect::Publish(DevEvent::Run(restarting))];
         run.replaced_by = Some(successor.clone());
         run.phase = Phase::Ended(End { by: EndedBy::Replaced, reason: Some(why), ..end });
         effects.push(Effect::Publish(DevEvent::Run(run.frame())));
@@ -393,6 +403,7 @@ impl Fleet {
             restarts: true,
             code,
             replaces: Some(old.clone()),
+            origin: Some(origin),
             trace: TraceContext::default(),
         };
         effects.extend(self.launch(plan, now));
@@ -418,8 +429,14 @@ impl Fleet {
                 run.job = Some(job.clone());
                 vec![Effect::Publish(DevEvent::Run(run.frame()))]
             }
+            Step::Training(started) => {
+                run.training(started.clone());
+                // What is in effect is news only where something was changed.
+                let news = run.replaces.is_some().then(|| Effect::Publish(DevEvent::Run(run.frame())));
+                news.into_iter().collect()
+            }
             Step::Checkpoint { step } => {
-                run.last_checkpoint = Some(*step);
+                run.checkpoint(*step);
                 Vec::new()
             }
             Step::Swap { content_hash, ok, reason, .. } => {
@@ -428,9 +445,9 @@ impl Fleet {
                 effects.extend(self.retain());
                 effects
             }
-            Step::EarlyStop { phase } => early_stop_moved(run, *phase),
-            Step::Finished { status } => {
-                run.settled |= is_settled_by(status);
+            Step::EarlyStop { phase, step } => early_stop_moved(run, *phase, *step),
+            Step::Finished { status, reason } => {
+                run.finished(status, reason.clone());
                 Vec::new()
             }
             Step::Exit { code, signal } => self.exited(id, *code, *signal, now),
@@ -504,7 +521,7 @@ impl Fleet {
             (Phase::Starting { .. }, _) => {
                 Phase::Ended(end(EndedBy::Failed, Some(format!("ended before it was armed: {how}"))))
             }
-            (_, _) => Phase::Ended(end(EndedBy::Failed, Some(how))),
+            (_, _) => Phase::Ended(end(EndedBy::Failed, Some(run.in_its_words(how)))),
         };
         run.phase = phase;
         let restarting = matches!(run.phase, Phase::Restarting { .. });
@@ -711,10 +728,8 @@ fn signal(
     }
 }
 
-fn early_stop_moved(run: &mut RunState, phase: EarlyStopPhase) -> Vec<Effect> {
-    if phase == EarlyStopPhase::Done {
-        run.settled = true;
-    }
+fn early_stop_moved(run: &mut RunState, phase: EarlyStopPhase, step: Option<u64>) -> Vec<Effect> {
+    run.early_stop(phase, step);
     if run.phase != Phase::Running {
         return Vec::new();
     }

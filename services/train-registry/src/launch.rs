@@ -21,6 +21,9 @@ use crate::settings::Settings;
 
 /// How long a host may take until it listens.
 const LISTEN_LIMIT: Duration = Duration::from_secs(10);
+/// How long a host that ends may take to be gone.
+const GONE_LIMIT: Duration = Duration::from_secs(5);
+const GONE_PAUSE: Duration = Duration::from_millis(20);
 /// What a runner that gave its early stop up may take to cancel its job and end.
 const EARLY_STOP_MARGIN: Duration = Duration::from_secs(30);
 /// How long a host that does not listen has to end what it may have started.
@@ -143,6 +146,16 @@ pub(crate) fn claim(folder: &Path) -> bool {
     matches!(claimant(folder), Ok(Claimant::Server))
 }
 
+/// Comes true when the host of the run whose folder is `folder` is gone, or lives on and on.
+pub(crate) async fn host_gone(folder: &Path) {
+    let claim = runlog::claimed_by(folder).ok().flatten().unwrap_or_default();
+    let Ok(host) = serde_json::from_slice::<process::Identity>(&claim) else { return };
+    let until = Instant::now() + GONE_LIMIT;
+    while host.is_alive() && Instant::now() < until {
+        tokio::time::sleep(GONE_PAUSE).await;
+    }
+}
+
 /// As whom the run whose folder is `folder` was started.
 pub(crate) fn credentials(folder: &Path) -> Option<ControlPlane> {
     let text = std::fs::read(folder.join(CREDENTIALS)).ok()?;
@@ -194,6 +207,11 @@ fn spec(
     }
     // Which project's run this is: a copy of the project has runs of the same ids.
     env.insert(RUN_DIR.into(), text(dir)?);
+    if plan.replaces.is_some() {
+        // Empty means none: a server may have been started with the variable for its first run.
+        let resume = plan.resume().map(ToString::to_string).unwrap_or_default();
+        env.insert("MIDRUN_RESUME_FROM".into(), resume);
+    }
     let artifact = &plan.code.artifact;
     Ok(Spec {
         run: plan.run.clone(),

@@ -11,8 +11,13 @@
 //! ```
 //!
 //! [`fleet`] is a pure state machine: it is told what happened and answers with what is to be done. [`dispatch`] is
-//! the decision for one run, a pure function. The actor in [`registry`] knows no rule; it feeds the fleet and carries
-//! its effects out. [`link`] speaks with one run-host; [`launch`] starts one.
+//! the decision for one run, a pure function; so is [`resume`], which says where a successor starts. The actor in
+//! [`registry`] knows no rule; it feeds the fleet and carries its effects out. [`link`] speaks with one run-host;
+//! [`launch`] starts one.
+//!
+//! A successor goes on from the checkpoint that its predecessor's early stop waited for, if the config changed only in
+//! keys that the executor declared resumable. The executor declares them when training starts; that comes through the
+//! trainer and its runner into the run's log, so the registry need not ask a control plane, and a later server knows.
 //!
 //! A run's log is the truth about it: a host writes a record before it tells of it, so a link that broke is made
 //! whole by reading the log on from the last record seen. What the log does not say (what the run was started with,
@@ -40,8 +45,10 @@ mod fleet;
 mod launch;
 mod link;
 mod log;
+mod origin;
 mod reaper;
 mod registry;
+mod resume;
 mod run_state;
 mod settings;
 mod store;
@@ -49,4 +56,5 @@ mod store;
 pub use dispatch::Policy;
 pub use reaper::{JobCancel, Reaped, Report, Scope, Skipped, reap};
 pub use registry::{Handle, Peers, start};
+pub use resume::RestartFrom;
 pub use settings::Settings;

@@ -527,8 +527,12 @@ impl Core {
             }
             Told::Lost { why } => {
                 let core = Rc::clone(self);
-                // What its host can end no more.
-                actix::spawn(async move { core.reap_leftovers().await });
+                let folder = self.settings.runs_dir.join(run.as_str());
+                actix::spawn(async move {
+                    // A host that is killed lets go of its socket a moment before it is gone.
+                    launch::host_gone(&folder).await;
+                    core.reap_leftovers().await;
+                });
                 self.fleet.borrow_mut().lost(run, why, now())
             }
         };

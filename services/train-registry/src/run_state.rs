@@ -7,11 +7,15 @@ use serde::{Deserialize, Serialize};
 use wire::event::{RunFrame, Target};
 use wire::log::{EarlyStopPhase, Record, Step};
 use wire::manifest::{Good, Manifest};
+use wire::resume::Started;
 use wire::{
-    Artifact, ConfigHash, ContentHash, EndedBy, EntryPath, JobId, Run, RunId, RunStatus, TraceContext,
+    Artifact, ChangedKey, ConfigHash, ContentHash, EndedBy, EntryPath, JobId, ResumeFrom, Run, RunId,
+    RunStatus, TraceContext,
 };
 
 use crate::dispatch::{Stage, Subject};
+use crate::origin::Origin;
+use crate::resume::{self, Reached, RestartFrom, Start};
 use crate::store::Saved;
 
 /// A point in time, microseconds since 1970.
@@ -44,6 +48,11 @@ impl Code {
 
     fn hash(&self) -> &ContentHash {
         &self.artifact.content_hash
+    }
+
+    /// The config as the manifest has it.
+    pub(crate) fn config(&self) -> Option<&serde_json::Value> {
+        self.manifest.as_ref()?.config.as_ref()
     }
 }
 
@@ -104,6 +113,9 @@ pub(crate) enum Phase {
     Ended(End),
 }
 
+/// The status of a runner whose training failed, or that cannot say what became of its job.
+pub(crate) const FAILED: &str = "failed";
+
 /// Swaps that are remembered while their answers are under way.
 const MAX_ASKED: usize = 16;
 
@@ -131,6 +143,15 @@ pub(crate) struct RunState {
     /// The runner said that it is armed.
     armed: bool,
     pub(crate) last_checkpoint: Option<u64>,
+    /// The checkpoint that its early stop waited for.
+    stopped_at: Option<u64>,
+    /// What its executor said when training started.
+    started: Started,
+    /// What went wrong, in its runner's words.
+    last_words: Option<String>,
+    /// What it was started from, if it replaces another run.
+    origin: Option<Origin>,
+    changed: Vec<ChangedKey>,
     pub(crate) replaces: Option<RunId>,
     pub(crate) replaced_by: Option<RunId>,
     pub(crate) phase: Phase,
@@ -152,13 +173,15 @@ pub(crate) struct Plan {
     pub(crate) restarts: bool,
     pub(crate) code: Code,
     pub(crate) replaces: Option<RunId>,
+    pub(crate) origin: Option<Origin>,
     pub(crate) trace: TraceContext,
 }
 
-/// Whether a runner that says this of its job's end leaves nothing to be cancelled. A runner that failed may have left
-/// its job running: it tried to cancel it, and says nothing of how that went.
-pub(crate) fn is_settled_by(status: &str) -> bool {
-    status != "failed"
+impl Plan {
+    /// The checkpoint that the run goes on from.
+    pub(crate) fn resume(&self) -> Option<&ResumeFrom> {
+        self.origin.as_ref().and_then(Origin::resume)
+    }
 }
 
 impl RunState {
@@ -180,6 +203,11 @@ impl RunState {
             cancelling: false,
             armed: false,
             last_checkpoint: None,
+            stopped_at: None,
+            started: Started::default(),
+            last_words: None,
+            changed: plan.origin.as_ref().map(|it| it.changed(plan.code.config(), None)).unwrap_or_default(),
+            origin: plan.origin.clone(),
             replaces: plan.replaces.clone(),
             replaced_by: None,
             phase: Phase::Starting { stop: None },
@@ -201,6 +229,7 @@ impl RunState {
             code: self.started_with.clone(),
             replaces: self.replaces.clone(),
             replaced_by: self.replaced_by.clone(),
+            origin: self.origin.clone(),
             phase: self.phase.clone(),
             settled: self.settled,
         }
@@ -217,6 +246,7 @@ impl RunState {
             restarts: saved.restarts,
             code: saved.code,
             replaces: saved.replaces,
+            origin: saved.origin,
             trace: TraceContext::default(),
         };
         let mut run = Self::new(&plan, saved.started_at);
@@ -240,7 +270,8 @@ impl RunState {
                 }
             }
             Step::Job { id, .. } => self.job = Some(id.clone()),
-            Step::Checkpoint { step } => self.last_checkpoint = Some(*step),
+            Step::Training(started) => self.training(started.clone()),
+            Step::Checkpoint { step } => self.checkpoint(*step),
             Step::Signal { content_hash: Some(hash), .. } => {
                 let artifact = Artifact { content_hash: hash.clone(), ..self.started_with.artifact.clone() };
                 self.ask_swap(Code { artifact, manifest: None }, self.started_at);
@@ -248,8 +279,8 @@ impl RunState {
             Step::Swap { content_hash, ok, .. } => {
                 self.answer_swap(content_hash, *ok, self.started_at);
             }
-            Step::EarlyStop { phase: EarlyStopPhase::Done } => self.settled = true,
-            Step::Finished { status } => self.settled |= is_settled_by(status),
+            Step::EarlyStop { phase, step } => self.early_stop(*phase, *step),
+            Step::Finished { status, reason } => self.finished(status, reason.clone()),
             Step::Alone { alone_ms, .. } => {
                 self.left_alone(*alone_ms);
             }
@@ -342,6 +373,62 @@ impl RunState {
         self.armed
     }
 
+    /// Its executor said that training has started.
+    pub(crate) fn training(&mut self, started: Started) {
+        self.started = started;
+        if let Some(origin) = &self.origin {
+            self.changed = origin.changed(self.started_with.config(), self.started.config.as_ref());
+        }
+    }
+
+    /// Its runner told of a checkpoint.
+    pub(crate) fn checkpoint(&mut self, step: u64) {
+        self.last_checkpoint = Some(step);
+    }
+
+    /// Its early stop moved on, and waited for the checkpoint at `step`.
+    pub(crate) fn early_stop(&mut self, phase: EarlyStopPhase, step: Option<u64>) {
+        self.stopped_at = step.or(self.stopped_at);
+        self.settled |= phase == EarlyStopPhase::Done;
+    }
+
+    /// Its runner said that training came to an end. One that failed may have left its job behind.
+    pub(crate) fn finished(&mut self, status: &str, reason: Option<String>) {
+        self.settled |= status != FAILED;
+        self.last_words = reason;
+    }
+
+    /// `how` it ended, after what its runner said was wrong.
+    pub(crate) fn in_its_words(&self, how: String) -> String {
+        match &self.last_words {
+            Some(words) => format!("{words} ({how})"),
+            None => how,
+        }
+    }
+
+    /// The newest checkpoint of its lineage: the one that its early stop waited for, failing that the last one it told
+    /// of, failing that the one its lineage had when it was started.
+    fn reached(&self) -> Option<Reached> {
+        let own = self.job.clone().zip(self.stopped_at.or(self.last_checkpoint));
+        let Some((job, step)) = own else { return self.origin.as_ref()?.reached.clone() };
+        Some(Reached {
+            from: ResumeFrom { job, step },
+            config: self.started_with.config().cloned(),
+            used: self.started.config.clone(),
+            resumable: self.started.resumable_keys.clone(),
+        })
+    }
+
+    /// Where its successor on `code` starts, and from what.
+    pub(crate) fn origin_of_successor(&self, code: &Code, from: RestartFrom) -> Origin {
+        let reached = self.reached();
+        Origin {
+            start: resume::decide(from, reached.as_ref(), code.config()),
+            before: self.started_with.config().cloned(),
+            reached,
+        }
+    }
+
     pub(crate) fn target(&self) -> Target {
         Target { pid: self.pid, run: self.id.clone(), train_file: self.file.clone() }
     }
@@ -366,9 +453,10 @@ impl RunState {
     }
 
     fn reason(&self) -> Option<String> {
+        let origin = || self.origin.as_ref().map(|origin| origin.start.to_string());
         match &self.phase {
-            Phase::Starting { stop } => stop.clone(),
-            Phase::Running => None,
+            Phase::Starting { stop } => stop.clone().or_else(origin),
+            Phase::Running => origin(),
             Phase::EarlyStopping(StopCause::Rebuild { why }) => Some(why.clone()),
             Phase::EarlyStopping(StopCause::Asked { reason } | StopCause::Alone { reason })
             | Phase::Stopping { reason } => Some(reason.clone()),
@@ -397,6 +485,20 @@ impl RunState {
             replaced_by: self.replaced_by.clone(),
             reason: self.reason(),
             last_checkpoint: self.last_checkpoint,
+            resume: self.resume(),
+            from_scratch: self.from_scratch(),
+            config: self.changed.clone(),
+        }
+    }
+
+    fn resume(&self) -> Option<ResumeFrom> {
+        self.origin.as_ref().and_then(Origin::resume).cloned()
+    }
+
+    fn from_scratch(&self) -> Option<String> {
+        match &self.origin.as_ref()?.start {
+            Start::At(_) => None,
+            Start::Scratch(why) => Some(why.clone()),
         }
     }
 
@@ -411,6 +513,9 @@ impl RunState {
             replaced_by: self.replaced_by.clone(),
             exit_code: self.end().and_then(|end| end.code),
             reason: self.reason(),
+            resume: self.resume(),
+            from_scratch: self.from_scratch(),
+            config: self.changed.clone(),
         }
     }
 }

@@ -20,6 +20,7 @@ use sqlx::sqlite::{
 use tokio::sync::{Notify, watch};
 use wire::{EntryPath, RunId};
 
+use crate::origin::Origin;
 use crate::run_state::{Code, Moment, Phase};
 
 /// Runs whose change may be waiting for the disk; beyond that, the oldest that has ended is given up.
@@ -46,6 +47,9 @@ pub(crate) struct Saved {
     pub(crate) code: Code,
     pub(crate) replaces: Option<RunId>,
     pub(crate) replaced_by: Option<RunId>,
+    /// What it was started from, if it replaces another run.
+    #[serde(default)]
+    pub(crate) origin: Option<Origin>,
     pub(crate) phase: Phase,
     /// Its job is known to be terminal, or a cancel stands in the outbox.
     pub(crate) settled: bool,

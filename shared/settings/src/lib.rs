@@ -22,6 +22,8 @@ pub struct Settings {
     pub inspector: Inspector,
     /// Runs.
     pub run: Run,
+    /// Restarts.
+    pub restart: Restart,
     /// The control plane.
     pub control_plane: ControlPlane,
 }
@@ -143,6 +145,38 @@ impl Run {
                 USABLE.map(|(name, _)| name).join(", ")
             ),
         })
+    }
+}
+
+/// Restarts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Restart {
+    /// Where the successor of a run starts.
+    pub from: RestartFrom,
+}
+
+/// Where the successor of a run starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum RestartFrom {
+    /// At the checkpoint that its predecessor stopped at, if the config changed only in what its executor can change
+    /// there; else at the first step.
+    #[default]
+    Checkpoint,
+    /// At the first step, always.
+    Scratch,
+}
+
+impl TryFrom<String> for RestartFrom {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "checkpoint" => Ok(Self::Checkpoint),
+            "scratch" => Ok(Self::Scratch),
+            _ => Err(format!("restart.from is {text:?}; it can be \"checkpoint\" or \"scratch\"")),
+        }
     }
 }
 
@@ -288,6 +322,7 @@ mod tests {
                 ("MIDRUN_GATEWAY__ALLOWED_HOSTS", "[\"a.lan\", \"b.lan\"]"),
                 ("MIDRUN_RUN__HOT_ONLY", "true"),
                 ("MIDRUN_RUN__LOG_CAP_MB", "3"),
+                ("MIDRUN_RESTART__FROM", "scratch"),
             ],
         )
         .unwrap();
@@ -296,6 +331,7 @@ mod tests {
         assert_eq!(settings.gateway.allowed_hosts, ["a.lan", "b.lan"]);
         assert!(settings.run.hot_only);
         assert_eq!(settings.run.log_cap(), 3 << 20);
+        assert_eq!(settings.restart.from, RestartFrom::Scratch);
         assert_eq!(settings.run.hot_swap_signal_number().unwrap(), 10);
         assert_eq!(settings.build, Build::default());
     }
@@ -323,6 +359,7 @@ mod tests {
             (None, vec![("MIDRUN_GATEWAY__PROT", "1")], "prot"),
             (None, vec![("MIDRUN_RUN__LOG_CAP_MB", "0")], "zero"),
             (None, vec![("MIDRUN_GATEWAY__PORT", "many")], "port"),
+            (Some("[restart]\nfrom = \"nowhere\"\n"), vec![], "checkpoint"),
         ];
         for (file, variables, word) in cases {
             let error = load_with(file, &variables).unwrap_err().to_string();

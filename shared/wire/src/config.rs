@@ -100,7 +100,8 @@ fn walk(path: &str, from: Option<&Value>, to: Option<&Value>, changes: &mut Vec<
     }
 }
 
-fn step(path: &str, key: &str) -> String {
+/// The place of `key` inside the object at `path`: `config.key`, or `config["odd key"]`.
+pub fn step(path: &str, key: &str) -> String {
     let plain = key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '$') && !key.is_empty();
     if plain { format!("{path}.{key}") } else { format!("{path}[{}]", Value::from(key)) }
 }

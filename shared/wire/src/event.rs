@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::build::Diagnostic;
 use crate::config::{ConfigChange, ConfigHash};
 use crate::id::{BuildId, ContentHash, JobId, RunId};
+use crate::resume::{ChangedKey, ResumeFrom};
 use crate::run::{Decision, RunStatus};
 
 /// One frame.
@@ -200,4 +201,13 @@ pub struct RunFrame {
     /// Why, for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The checkpoint it goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<ResumeFrom>,
+    /// What makes a run that replaces another one start at its first step, for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_scratch: Option<String>,
+    /// The keys of the config in which it differs from the run it replaces, or from the checkpoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub config: Vec<ChangedKey>,
 }

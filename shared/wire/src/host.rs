@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::ConfigHash;
 use crate::id::{ContentHash, JobId, RunId};
 use crate::log::{EarlyStopPhase, Record};
+use crate::resume::Started;
 use crate::run::StopMode;
 
 /// `spec.json`: everything a run-host needs to know, written before it is started.
@@ -169,6 +170,8 @@ pub enum RunnerSays {
         #[serde(default)]
         base_url: Option<String>,
     },
+    /// Training has started.
+    Training(Started),
     /// A checkpoint was saved.
     Checkpoint {
         /// At which step.
@@ -193,11 +196,17 @@ pub enum RunnerSays {
     EarlyStop {
         /// How far it is.
         phase: EarlyStopPhase,
+        /// The checkpoint that it waited for, once it waits no longer; absent when none came in time.
+        #[serde(default)]
+        step: Option<u64>,
     },
     /// Training came to an end of its own.
     Finished {
         /// The job's final status, or what the trainer said.
         status: String,
+        /// What went wrong, if something did.
+        #[serde(default)]
+        reason: Option<String>,
     },
 }
 

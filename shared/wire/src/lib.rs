@@ -16,6 +16,7 @@ pub mod manifest;
 pub mod message;
 mod number;
 pub mod profile;
+pub mod resume;
 pub mod run;
 
 pub use build::{Artifact, BuildEvent, BuildOutcome, Diagnostic, Failure};
@@ -26,6 +27,7 @@ pub use id::{BuildId, ContentHash, EntryPath, JobId, RunId};
 pub use manifest::{Manifest, Rebuild};
 pub use message::{Reject, TraceContext, Wire};
 pub use profile::Profile;
+pub use resume::{ChangedKey, ResumeFrom};
 pub use run::{Decision, EndedBy, Run, RunStatus, StopMode};
 
 /// Now, as the contract writes times: RFC 3339, UTC, milliseconds.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigHash;
 use crate::id::{ContentHash, JobId};
+use crate::resume::Started;
 
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,6 +78,8 @@ pub enum Step {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         base_url: Option<String>,
     },
+    /// Training has started.
+    Training(Started),
     /// A checkpoint was saved.
     Checkpoint {
         /// At which step.
@@ -113,11 +116,17 @@ pub enum Step {
     EarlyStop {
         /// How far it is.
         phase: EarlyStopPhase,
+        /// The checkpoint that it waited for, once it waits no longer; absent when none came in time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<u64>,
     },
     /// Training came to an end of its own.
     Finished {
         /// The job's final status, or what the trainer said.
         status: String,
+        /// What went wrong, if something did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// No server has been there for so long that the host ends the run: after its next checkpoint, and by force if
     /// there is none in time.
@@ -200,5 +209,23 @@ mod tests {
             r#"{"seq":7,"ts":"2026-01-02T03:04:05.678Z","type":"swap","contentHash":"ab","ok":true,"tookMs":0.5}"#
         );
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+    }
+
+    #[test]
+    fn what_an_executor_reports_comes_back_as_it_went() {
+        let started = Started {
+            resumed_from: Some(40),
+            resumable_keys: Some(vec!["learningRate".to_owned()]),
+            config: Some(serde_json::json!({"learningRate": 0.0003, "maxSteps": 1_000, "maxLength": null})),
+        };
+        let record = Record { seq: 1, ts: "T".to_owned(), step: Step::Training(started) };
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(
+            text,
+            r#"{"seq":1,"ts":"T","type":"training","resumedFrom":40,"resumableKeys":["learningRate"],"config":{"learningRate":0.0003,"maxSteps":1000,"maxLength":null}}"#
+        );
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+        let bare: Record = serde_json::from_str(r#"{"seq":1,"ts":"T","type":"training"}"#).unwrap();
+        assert_eq!(bare.step, Step::Training(Started::default()));
     }
 }

@@ -7,6 +7,7 @@ use crate::config::ConfigHash;
 use crate::id::{BuildId, ContentHash, EntryPath, JobId, RunId};
 use crate::log::Record;
 use crate::message::{Never, Reject, Wire};
+use crate::resume::{ChangedKey, ResumeFrom};
 
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -100,6 +101,15 @@ pub struct Run {
     /// The newest checkpoint its runner told of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_checkpoint: Option<u64>,
+    /// The checkpoint it goes on from.
+    #[serde(default)]
+    pub resume: Option<ResumeFrom>,
+    /// What makes a run that replaces another one start at its first step, for a person: `config.model changed`.
+    #[serde(default)]
+    pub from_scratch: Option<String>,
+    /// The keys of the config in which it differs from the run it replaces, or from the checkpoint.
+    #[serde(default)]
+    pub config: Vec<ChangedKey>,
 }
 
 /// What the registry decided for one run after a rebuild.

@@ -6,7 +6,7 @@ use testkit::{Dev, Fault, FaultyControlPlane, LIMIT, Layout, SdkTrainer, Stage, 
 use crate::frames::status;
 
 /// A server that lends its control plane, and a proxy in front of that.
-async fn control_plane() -> (Stage, Dev, FaultyControlPlane) {
+pub(crate) async fn control_plane() -> (Stage, Dev, FaultyControlPlane) {
     let stage = Stage::bare(Layout::Midrun);
     // Taken for a moment, so that it is a free one.
     let port = std::net::TcpListener::bind(("127.0.0.1", 0))
@@ -21,7 +21,7 @@ async fn control_plane() -> (Stage, Dev, FaultyControlPlane) {
     (stage, dev, proxy)
 }
 
-async fn dev_on(stage: &Stage, proxy: &FaultyControlPlane) -> (Dev, testkit::Sse) {
+pub(crate) async fn dev_on(stage: &Stage, proxy: &FaultyControlPlane) -> (Dev, testkit::Sse) {
     let dev = Dev::options(stage, &["--control-plane", &proxy.url()]).start().await;
     let mut events = dev.events().await;
     events.next_named("ready").await;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{Dev, Event, LIMIT, Layout, Midrun, Sse, Stage, Ticker, gone, signal};
+use testkit::{Dev, Event, LIMIT, Layout, Midrun, Sse, Stage, Ticker};
 
 use crate::frames::{status, swapped};
 
@@ -43,7 +43,8 @@ fn run_folder(stage: &Stage, run: &str) -> PathBuf {
 fn size_of_log(folder: &Path) -> u64 {
     let files = std::fs::read_dir(folder).expect("the run's folder").map(|file| file.expect("a file"));
     let logs = files.filter(|file| file.file_name().to_string_lossy().starts_with("events."));
-    logs.map(|file| file.metadata().expect("it is not written any more").len()).sum()
+    // The oldest one may go away just now.
+    logs.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
 }
 
 /// The first number that a record stands for, and its own.
@@ -78,18 +79,21 @@ async fn beyond_its_cap_a_log_loses_its_oldest_output_says_so_and_is_taken_up_by
     let go = stage.flag("go");
     stage.project.write("index.ts", &LOUD.replace("FLAG", &json!(go.path()).to_string()));
     let cap = ("MIDRUN_RUN__LOG_CAP_MB", "1");
-    let dev = Dev::options(&stage, &[]).env(cap.0, cap.1).start().await;
+    let mut dev = Dev::options(&stage, &[]).env(cap.0, cap.1).start().await;
     let mut events = dev.events().await;
     events.next_named("ready").await;
     let run = dev.running(&mut events).await;
-    let written = dev.log(&run).await.wait_for_start("WRITTEN ").await;
-    let written: u64 = written.parse().expect("a number");
+    let mut log = dev.log(&run).await;
+    let said =
+        |event: &Event| event.data["text"].as_str()?.strip_prefix("WRITTEN ")?.trim().parse::<u64>().ok();
+    let written = log.events().wait_for("word of how much was written", |event| said(event).is_some()).await;
+    let written = said(&written).expect("it was waited for");
     let host = std::fs::read_to_string(run_folder(&stage, &run).join("host.json")).expect("it has a host");
     assert!(size_of_log(&run_folder(&stage, &run)) < 5 << 18, "the cap is kept while the run goes on");
 
     // The server dies; the next one goes on with the run and its log.
-    signal(dev.pid, Signal::SIGKILL);
-    gone(dev.pid, LIMIT).await;
+    dev.process().signal(Signal::SIGKILL);
+    assert_eq!(dev.process().wait("the server that was killed", LIMIT).await.code, 137);
     let dev_before = dev;
     let dev = Dev::options(&stage, &[]).env(cap.0, cap.1).start().await;
     let mut events = dev.events().await;

@@ -11,7 +11,7 @@ use crate::ticks::count;
 
 /// Starts workers as training code does: a plain one, one in its own session, one whose parent is gone, and one
 /// that ignores SIGTERM. Each prints its process id.
-const WORKERS: &str = r#"
+pub(crate) const WORKERS: &str = r#"
 const { spawn } = await import("node:child_process");
 const children = [
   spawn("sleep", ["1000"], { stdio: "ignore" }),
@@ -25,7 +25,7 @@ spawn("sh", ["-c", "(sleep 1003 >/dev/null 2>&1 & echo WORKER $!) &"], { stdio: 
 /// How many processes that is.
 const COUNT: usize = 4;
 
-fn workers(lines: &[&str]) -> Option<Vec<u32>> {
+pub(crate) fn workers(lines: &[&str]) -> Option<Vec<u32>> {
     let pids: Vec<u32> = lines.iter().filter_map(|line| line.strip_prefix("WORKER ")?.parse().ok()).collect();
     (pids.len() == COUNT).then_some(pids)
 }

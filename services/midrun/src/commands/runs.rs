@@ -134,11 +134,33 @@ fn show(told: &Told, json: bool, screen: &mut Screen<'_>) -> Result<(), Failure>
         ("ended by", run.ended_by.map(word)),
         ("checkpoint", run.last_checkpoint.map(|step| format!("step {step}"))),
         ("replaces", text(run.replaces.as_ref().map(AsRef::as_ref))),
+        ("resumed at", run.resume.as_ref().map(|from| format!("step {} of job {}", from.step, from.job))),
+        ("from scratch", text(run.from_scratch.as_deref())),
+        ("config", (!run.config.is_empty()).then(|| changes(run))),
         ("replaced by", text(run.replaced_by.as_ref().map(AsRef::as_ref))),
         ("reason", text(run.reason.as_deref())),
         ("code", text(Some(run.content_hash.as_str()))),
     ];
     Ok(table::facts(&facts, screen)?)
+}
+
+/// Each changed key with its values: `config.learningRate 0.001, in the checkpoint 0.001, in effect 0.0003`.
+fn changes(run: &Run) -> String {
+    let value = |value: &Option<Value>| match value {
+        Some(value) => cell(Some(&value.to_string())),
+        None => "not set".to_owned(),
+    };
+    let change = |key: &wire::ChangedKey| {
+        let checkpoint =
+            run.resume.as_ref().map(|_| format!("in the checkpoint {}, ", value(&key.in_checkpoint)));
+        let now = match &key.effective {
+            Some(_) => format!("in effect {}", value(&key.effective)),
+            None => format!("asked for {}", value(&key.wanted)),
+        };
+        let path = cell(Some(&key.path));
+        format!("{path} {}, {}{now}", value(&key.before), checkpoint.unwrap_or_default())
+    };
+    run.config.iter().map(change).collect::<Vec<_>>().join("; ")
 }
 
 async fn logs(

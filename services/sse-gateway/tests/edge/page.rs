@@ -120,7 +120,7 @@ async fn health_needs_no_token_and_tells_no_secret() {
     assert!(text.contains(r#"midrun_http_requests_total{route="/readyz",status="2xx"} 3"#), "{text}");
     assert!(text.contains(r#"midrun_http_requests_total{route="/readyz",status="5xx"} 2"#), "{text}");
     assert!(text.contains("\nmidrun_cancels_outstanding 1\n"), "{text}");
-    let (status, body) = edge.json(edge.ask(Method::GET, "/api/cancels")).await;
+    let (status, body) = edge.json(edge.get("/api/cancels")).await;
     assert_eq!((status, &body["cancels"][0]["job"]), (200, &"j1".into()));
 }
 

@@ -321,6 +321,9 @@ fn new_run(id: RunId, pid: u32) -> Run {
         replaced_by: None,
         reason: None,
         last_checkpoint: None,
+        resume: None,
+        from_scratch: None,
+        config: Vec::new(),
     }
 }
 
@@ -334,6 +337,9 @@ pub(crate) fn run_frame(run: &RunId, status: RunStatus) -> DevEvent {
         replaced_by: None,
         exit_code: None,
         reason: None,
+        resume: None,
+        from_scratch: None,
+        config: Vec::new(),
     })
 }
 

@@ -26,6 +26,7 @@ fn life() -> Vec<(Step, &'static str)> {
         ),
         (output("one\n"), "output"),
         (Step::Job { id: "job-1".into(), org_slug: None, project_slug: None, base_url: None }, "status"),
+        (Step::Training(wire::resume::Started::default()), "status"),
         (Step::Output { stream: Stream::Stderr, text: None, base64: Some("//4=".to_owned()) }, "output"),
         (Step::Checkpoint { step: 10 }, "checkpoint"),
         (
@@ -38,8 +39,8 @@ fn life() -> Vec<(Step, &'static str)> {
         ),
         (Step::Swap { content_hash: "bb".into(), ok: true, reason: None, took_ms: Some(0.5) }, "swap"),
         (Step::Note { text: "a note".to_owned() }, "status"),
-        (Step::EarlyStop { phase: EarlyStopPhase::Waiting }, "status"),
-        (Step::Finished { status: "completed".to_owned() }, "status"),
+        (Step::EarlyStop { phase: EarlyStopPhase::Waiting, step: None }, "status"),
+        (Step::Finished { status: "completed".to_owned(), reason: None }, "status"),
         (Step::Exit { code: 3, signal: None }, "exit"),
     ]
 }

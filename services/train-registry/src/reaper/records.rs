@@ -11,6 +11,7 @@ use wire::{JobId, RunId};
 
 use super::look::hosted_by;
 use super::resolve::{HostRecord, Subject};
+use crate::run_state::FAILED;
 use crate::store::Saved;
 
 /// Every run that has a folder here. Blocks on the disk.
@@ -91,8 +92,10 @@ impl Recorded {
 
     /// Whether nothing is to be done about its job: it is terminal, or its cancel is on disk.
     pub(crate) fn is_settled(&self) -> bool {
-        let says = |record: &Record| {
-            matches!(record.step, Step::EarlyStop { phase: EarlyStopPhase::Done } | Step::Finished { .. })
+        let says = |record: &Record| match &record.step {
+            Step::EarlyStop { phase, .. } => *phase == EarlyStopPhase::Done,
+            Step::Finished { status, .. } => status != FAILED,
+            _ => false,
         };
         self.row.as_ref().is_some_and(|row| row.settled) || self.log.iter().any(says)
     }

@@ -2,6 +2,7 @@
  * What midrun can ask of a trainer beyond its public methods. Each ability is a function behind a `Symbol.for`
  * name, so that it crosses module instances and stays out of the public type. `arkor.*` names are as good.
  */
+import type { Started } from "./resume.ts";
 
 /** What a trainer says of itself. */
 export interface Inspection {
@@ -14,9 +15,11 @@ export interface Inspection {
 /** What a trainer made by `createTrainer` tells the process it runs in. */
 export interface RunObserver {
   job(job: { id: string; orgSlug: string; projectSlug: string; baseUrl: string }): void;
+  /** What the executor said when training started. */
+  training(started: Started): void;
   checkpoint(step: number): void;
-  /** An early stop no longer waits: its cancel is under way. */
-  cancelling(): void;
+  /** An early stop no longer waits: its cancel is under way. `step` is the checkpoint it waited for, if one came. */
+  cancelling(step: number | undefined): void;
 }
 
 interface Abilities {

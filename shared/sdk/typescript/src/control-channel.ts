@@ -7,15 +7,18 @@
  */
 import { Socket } from "node:net";
 
+import type { Started } from "./resume.ts";
+
 /** From the runner to its host. */
 export type RunnerMessage =
   | { type: "ready"; contentHash: string; configHash: string | null; trainer: string | null; canSwap: boolean }
   | { type: "job"; id: string; orgSlug?: string; projectSlug?: string; baseUrl?: string }
+  | ({ type: "training" } & Started)
   | { type: "checkpoint"; step: number }
   | { type: "swapped"; contentHash: string; tookMs: number; traceparent?: string }
   | { type: "swapSkipped"; contentHash: string; reason: string; traceparent?: string }
-  | { type: "earlyStop"; phase: "waiting" | "cancelling" | "done" | "failed" }
-  | { type: "finished"; status: string };
+  | { type: "earlyStop"; phase: "waiting" | "cancelling" | "done" | "failed"; step?: number }
+  | { type: "finished"; status: string; reason?: string };
 
 /** From the host to its runner: the artifact that the next hot-swap signal means. */
 export interface ArtifactMessage {

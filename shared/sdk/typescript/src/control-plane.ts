@@ -1,6 +1,7 @@
 /** The control plane's `/v1`, as far as a trainer needs it. Knows requests and answers, nothing of a run's course. */
 import type { Connection, Limits } from "./environment.ts";
 import { followEvents, type StreamEvent } from "./event-stream.ts";
+import type { ResumeFrom } from "./resume.ts";
 import { ControlPlaneError, retrying } from "./retry.ts";
 import type { Job } from "./types.ts";
 
@@ -9,7 +10,7 @@ export interface NewJob {
   readonly config: unknown;
   /** The control plane gives the same job to the same id, which makes creating repeatable. */
   readonly clientRunId: string;
-  readonly resumeFrom?: { jobId: string; step: number } | undefined;
+  readonly resumeFrom?: ResumeFrom | undefined;
 }
 
 /** How long a control plane may be away while a job is created, milliseconds. */

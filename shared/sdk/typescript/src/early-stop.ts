@@ -9,15 +9,15 @@
  *       '---- terminal ---'------------- terminal ----------------'--> done
  */
 export class EarlyStop {
-  readonly #cancel: () => Promise<void>;
+  readonly #cancel: (step: number | undefined) => Promise<void>;
   readonly #settled: Promise<void>;
   #resolve!: () => void;
   #reject!: (reason: unknown) => void;
   #state: "idle" | "armed" | "cancelling" | "settled" = "idle";
   #timer: NodeJS.Timeout | undefined;
 
-  /** `cancel` resolves when the job is cancelled or was at its end. */
-  constructor(cancel: () => Promise<void>) {
+  /** `cancel` resolves when the job is cancelled or was at its end. It is told the checkpoint that was waited for, if one came. */
+  constructor(cancel: (step: number | undefined) => Promise<void>) {
     this.#cancel = cancel;
     this.#settled = new Promise((resolve, reject) => {
       this.#resolve = resolve;
@@ -36,9 +36,9 @@ export class EarlyStop {
     return this.#settled;
   }
 
-  /** A checkpoint was saved and its callback is done. Resolves, when this is the one waited for, after the cancel. */
-  async checkpoint(): Promise<void> {
-    await this.#fire();
+  /** The checkpoint of `step` was saved and its callback is done. Resolves, when this is the one waited for, after the cancel. */
+  async checkpoint(step: number): Promise<void> {
+    await this.#fire(step);
   }
 
   /** No checkpoint can be seen any more: cancel at once if somebody waits for one. */
@@ -51,11 +51,11 @@ export class EarlyStop {
     this.#settle(() => this.#resolve());
   }
 
-  async #fire(): Promise<void> {
+  async #fire(step?: number): Promise<void> {
     if (this.#state !== "armed") return;
     this.#state = "cancelling";
     clearTimeout(this.#timer);
-    await this.#cancel().then(
+    await this.#cancel(step).then(
       () => this.#settle(() => this.#resolve()),
       (error: unknown) => this.#settle(() => this.#reject(error)),
     );

@@ -6,6 +6,8 @@ import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 
+import type { ResumeFrom } from "./resume.ts";
+
 export interface Connection {
   /** Base URL without a trailing slash. */
   readonly url: string;
@@ -34,7 +36,7 @@ export function limits(env: NodeJS.ProcessEnv): Limits {
 }
 
 /** The checkpoint that `MIDRUN_RESUME_FROM` (`JOB:STEP`) tells to go on from. */
-export function resumeFrom(env: NodeJS.ProcessEnv): { jobId: string; step: number } | undefined {
+export function resumeFrom(env: NodeJS.ProcessEnv): ResumeFrom | undefined {
   const text = env["MIDRUN_RESUME_FROM"];
   if (!text) return undefined;
   const [, jobId, step] = /^(.+):(\d+)$/.exec(text) ?? [];

@@ -34,6 +34,8 @@ class Runner {
   #contentHash = "";
   #stopping = false;
   #waiting: Promise<string> | undefined;
+  /** Why the job failed, if it did. */
+  #failure: string | undefined;
 
   constructor(artifact: string) {
     this.#artifact = artifact;
@@ -52,7 +54,7 @@ class Runner {
       this.#startEnded((async () => trainer.start())());
       const started = (await this.#started) as { jobId?: unknown } | undefined;
       if (typeof started?.jobId === "string") this.#tellJob(started.jobId);
-      this.#waiting = Promise.resolve(trainer.wait()).then(finalStatus);
+      this.#waiting = Promise.resolve(trainer.wait()).then((result) => this.#finalStatus(result));
       const status = await this.#waiting;
       if (!this.#stopping) await this.#finish(status, status === "failed" ? 1 : 0);
     } catch (error) {
@@ -70,8 +72,9 @@ class Runner {
     const hash = hashOfConfig(trainer);
     ability(trainer, "observe")?.({
       job: (job) => this.#channel.send({ type: "job", ...job }),
+      training: (started) => this.#channel.send({ type: "training", ...started }),
       checkpoint: (step) => this.#channel.send({ type: "checkpoint", step }),
-      cancelling: () => this.#channel.send({ type: "earlyStop", phase: "cancelling" }),
+      cancelling: (step) => this.#channel.send({ type: "earlyStop", phase: "cancelling", ...(step !== undefined && { step }) }),
     });
     this.#trainer = trainer;
     this.#swaps = new Swaps({ trainer, configHash: hash }, (message) => this.#channel.send(message));
@@ -153,11 +156,22 @@ class Runner {
     this.#stopping = true;
     process.stderr.write(`${shown(error)}\n`);
     if (this.#trainer !== undefined) await cancelJob(this.#trainer).catch(() => undefined);
-    await this.#finish("failed", 1);
+    await this.#finish("failed", 1, inShort(error));
   }
 
-  async #finish(status: string, exitCode: number): Promise<never> {
-    this.#channel.send({ type: "finished", status });
+  /** How the job ended, by what `wait()` resolved to. A trainer that says nothing has come to its end. */
+  #finalStatus(result: unknown): string {
+    const { job } = (result ?? {}) as { job?: { id?: unknown; status?: unknown; error?: unknown } };
+    if (job?.status === "failed") {
+      const error = String(job.error ?? "no reason given");
+      this.#failure = inShort(`the job failed: ${error}`);
+      process.stderr.write(`midrun: job ${String(job.id)} failed: ${error}\n`);
+    }
+    return typeof job?.status === "string" ? job.status : "completed";
+  }
+
+  async #finish(status: string, exitCode: number, reason = this.#failure): Promise<never> {
+    this.#channel.send({ type: "finished", status, ...(reason !== undefined && { reason }) });
     await Promise.all([this.#channel.flush(), drain([process.stdout, process.stderr])]);
     process.exit(exitCode);
   }
@@ -176,15 +190,17 @@ function hashOfFile(path: string): string | undefined {
   }
 }
 
-/** How the job ended, by what `wait()` resolved to. A trainer that says nothing has come to its end. */
-function finalStatus(result: unknown): string {
-  const { job } = (result ?? {}) as { job?: { id?: unknown; status?: unknown; error?: unknown } };
-  if (job?.status === "failed") process.stderr.write(`midrun: job ${String(job.id)} failed: ${String(job.error ?? "no reason given")}\n`);
-  return typeof job?.status === "string" ? job.status : "completed";
-}
-
 function shown(error: unknown): string {
   return error instanceof Error ? inspect(error) : String(error);
+}
+
+/** Most characters of a reason that is told besides being printed. */
+const LONGEST_REASON = 1_000;
+
+/** The first line of what went wrong, for a list of runs. */
+function inShort(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  return (text.split("\n", 1)[0] ?? "").slice(0, LONGEST_REASON);
 }
 
 /** `MIDRUN_HOT_SWAP_SIGNAL`, a name or a number: other code in the process may have claimed SIGUSR2. */

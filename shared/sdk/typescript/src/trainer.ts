@@ -7,12 +7,13 @@
 import { grant, type RunObserver } from "./brands.ts";
 import { ControlPlane } from "./control-plane.ts";
 import { EarlyStop } from "./early-stop.ts";
-import { connection, limits, resumeFrom } from "./environment.ts";
+import { connection, limits } from "./environment.ts";
 import type { StreamEvent } from "./event-stream.ts";
 import { inferFrom } from "./infer.ts";
 import { jobConfig } from "./options.ts";
+import { assertResumed, type ResumeFrom, startedIn } from "./resume.ts";
 import { ControlPlaneError } from "./retry.ts";
-import { claimRunId } from "./run-id.ts";
+import { type Claim, claimRun } from "./run-id.ts";
 import type { Artifact, Job, JobEvent, JobStatus, LogEvent, Trainer, TrainerCallbacks, TrainerOptions, TrainingResult } from "./types.ts";
 
 /**
@@ -45,7 +46,7 @@ const TERMINAL: readonly JobStatus[] = ["completed", "failed", "cancelled"];
 class TrainingRun {
   readonly #options: TrainerOptions;
   readonly #config: object;
-  readonly #latch = new EarlyStop(() => this.#cancelForStop());
+  readonly #latch = new EarlyStop((step) => this.#cancelForStop(step));
   /** Ends the following of events. */
   readonly #following = new AbortController();
   /** Ends the creation of the job. */
@@ -55,7 +56,7 @@ class TrainingRun {
   #started: Promise<Job> | undefined;
   #waiting: Promise<TrainingResult> | undefined;
   #cancelling: Promise<void> | undefined;
-  #clientRunId: string | undefined;
+  #claim: Claim | undefined;
   #plane: ControlPlane | undefined;
   #job: Job | undefined;
   #result: TrainingResult | undefined;
@@ -101,9 +102,8 @@ class TrainingRun {
     this.#creating.signal.throwIfAborted();
     abortSignal?.addEventListener("abort", () => this.#abort(abortSignal.reason), { once: true });
     this.#plane = new ControlPlane(connection(process.env), limits(process.env));
-    this.#clientRunId = claimRunId();
-    const request = { name, config: this.#config, clientRunId: this.#clientRunId, resumeFrom: resumeFrom(process.env) };
-    this.#job = await this.#plane.createJob(request, this.#creating.signal);
+    this.#claim = claimRun();
+    this.#job = await created(this.#plane.createJob({ name, config: this.#config, ...this.#claim }, this.#creating.signal), this.#claim);
     const { orgSlug, projectSlug, url } = this.#plane.connection;
     this.#observer?.job({ id: this.#job.id, orgSlug, projectSlug, baseUrl: url });
     return this.#job;
@@ -135,6 +135,7 @@ class TrainingRun {
     switch (data["type"] ?? event.event) {
       case "training.started":
         this.#job = { ...job, status: "running", startedAt: base.timestamp };
+        this.#began(data);
         await callbacks.onStarted?.({ ...base, job: this.#job });
         break;
       case "training.log":
@@ -158,12 +159,19 @@ class TrainingRun {
     }
   }
 
+  #began(data: EventData): void {
+    const started = startedIn(data);
+    this.#observer?.training(started);
+    const from = this.#claim?.resumeFrom;
+    if (from !== undefined) assertResumed(started, from, this.#config);
+  }
+
   async #checkpoint(base: JobEvent, data: EventData, callbacks: TrainerCallbacks): Promise<void> {
     const step = Number(data["step"]);
     this.#observer?.checkpoint(step);
     const infer = inferFrom(this.#plane as ControlPlane, { kind: "checkpoint", jobId: base.jobId, step });
     await callbacks.onCheckpoint?.({ ...base, step, artifacts: artifacts(data), infer });
-    await this.#latch.checkpoint();
+    await this.#latch.checkpoint(step);
   }
 
   async #completed(base: JobEvent, data: EventData, callbacks: TrainerCallbacks): Promise<void> {
@@ -197,8 +205,8 @@ class TrainingRun {
     this.#following.abort(FOLLOWED_TO_THE_END);
   }
 
-  async #cancelForStop(): Promise<void> {
-    this.#observer?.cancelling();
+  async #cancelForStop(step: number | undefined): Promise<void> {
+    this.#observer?.cancelling(step);
     await this.cancel();
   }
 
@@ -210,7 +218,7 @@ class TrainingRun {
     const job = this.#job;
     try {
       if (job !== undefined) this.#cancelled(job, await this.#plane.cancelJob(job.id));
-      else if (this.#clientRunId !== undefined) await this.#plane.cancelRun(this.#clientRunId);
+      else if (this.#claim !== undefined) await this.#plane.cancelRun(this.#claim.clientRunId);
     } catch (error) {
       // A later cancel may succeed.
       this.#cancelling = undefined;
@@ -231,6 +239,20 @@ class TrainingRun {
     this.#following.abort(reason);
     this.cancel().catch(() => undefined);
   }
+}
+
+/** The job; when the control plane refuses to go on from a checkpoint, an error that says so. */
+async function created(creation: Promise<Job>, { resumeFrom }: Claim): Promise<Job> {
+  return creation.catch((error: unknown) => {
+    if (resumeFrom === undefined || !(error instanceof ControlPlaneError) || error.transient) throw error;
+    throw refusedToResume(resumeFrom, error);
+  });
+}
+
+function refusedToResume({ jobId, step }: ResumeFrom, error: ControlPlaneError): ControlPlaneError {
+  const { status, transient } = error;
+  const message = `cannot go on from step ${step} of job ${jobId}: ${error.message}. Start the run again to train from scratch`;
+  return new ControlPlaneError(message, { ...(status !== undefined && { status }), transient, cause: error });
 }
 
 const FOLLOWED_TO_THE_END = new Error("the job is at its end");

@@ -58,6 +58,7 @@ for (const [acts, cancels, settled] of table) {
         again.then(() => (state = "done"), () => (state = "failed"));
       } else if (act === "cancelled") calls[0]?.succeed();
       else if (act === "cancelFailed") calls[0]?.fail(new Error("502"));
+      else if (act === "checkpoint") void latch.checkpoint(1);
       else void latch[act]();
       await turn();
     }
@@ -72,7 +73,7 @@ test("without a checkpoint in time the job is cancelled", async () => {
   while (calls.length === 0) await turn();
   calls[0]?.succeed();
   await asked;
-  await latch.checkpoint();
+  await latch.checkpoint(1);
   assert.equal(calls.length, 1);
 });
 

@@ -6,7 +6,7 @@ import { configHash, sha256 } from "../src/canonical.ts";
 import { ControlPlaneServer } from "./control-plane-server.ts";
 import { handwritten } from "./handwritten.ts";
 import { compiled } from "./places.ts";
-import { cleanUp, moduleFile, RunnerProcess } from "./runner-process.ts";
+import { cleanUp, type Message, moduleFile, RunnerProcess } from "./runner-process.ts";
 
 const servers: ControlPlaneServer[] = [];
 after(async () => {
@@ -101,7 +101,9 @@ test("what cannot run says why and exits with 1", async () => {
     const runner = new RunnerProcess(moduleFile(text));
     assert.equal(await runner.exited, 1, text);
     assert.match(runner.stderr, says);
-    assert.deepEqual(runner.messages.at(-1), { type: "finished", status: "failed" });
+    const { type, status, reason } = runner.messages.at(-1) as Message;
+    assert.deepEqual([type, status], ["finished", "failed"]);
+    assert.ok(runner.stderr.includes(reason.replace("the job failed: ", "")), `${reason} is told, and printed`);
   }
 });
 
@@ -123,6 +125,7 @@ for (const [signal, stopped, failed] of SIGNALS) {
       plane.emit("checkpoint.saved", { step: 2 });
       assert.equal(await runner.exited, expected);
       assert.deepEqual(runner.all("earlyStop").map(({ phase }) => phase), ["waiting", "cancelling", phase]);
+      assert.deepEqual(runner.all("earlyStop")[1]?.["step"], 2, "the checkpoint that was waited for");
       assert.deepEqual(runner.messages.at(-1), { type: "finished", status: phase === "done" ? "cancelled" : "failed" });
       assert.equal(plane.requests("/cancel").length, 1);
     }
@@ -173,6 +176,7 @@ test("without a checkpoint in time the job is cancelled", async () => {
     runner.ring("SIGTERM");
     assert.equal(await runner.exited, 0);
     assert.deepEqual(runner.all("earlyStop").map(({ phase }) => phase), ["waiting", "cancelling", "done"]);
+    assert.equal(runner.all("earlyStop")[1]?.["step"], undefined);
   }
 });
 
@@ -194,6 +198,78 @@ test("a throw in a callback ends the run with 1 and leaves no job behind", async
   assert.equal(await runner.exited, 1);
   assert.match(runner.stderr, /RangeError: from onLog[\s\S]*artifact-/);
   assert.equal(plane.jobs.get("job-1")?.status, "cancelled");
+});
+
+/** A run that is told to go on from step 40 of job-0. */
+function resumed(plane: ControlPlaneServer, more = "learningRate: 0.0003, warmupSteps: undefined"): RunnerProcess {
+  return new RunnerProcess(withSdk("onLog: ({ step }) => console.log('LOG ' + step)", more), {
+    env: { ...plane.environment, MIDRUN_RUN_ID: "run-1", MIDRUN_RESUME_FROM: "job-0:40" },
+  });
+}
+
+const DECLARED = { resumedFrom: 40, resumableKeys: ["learningRate"], config: { model: "m", learningRate: 0.0003, warmupSteps: 0 } };
+
+test("a run goes on from a checkpoint, and its host is told what the executor says", async () => {
+  const plane = await controlPlane();
+  plane.emit("training.started", { ...DECLARED, config: { ...DECLARED.config, long: "x".repeat(5000) }, model: "m", examples: 3 });
+  plane.emit("training.log", { step: 41 });
+  plane.emit("training.completed");
+  const runner = resumed(plane);
+  assert.equal(await runner.exited, 0);
+  assert.deepEqual(plane.requests("/v1/jobs")[0]?.body.resumeFrom, { jobId: "job-0", step: 40 });
+  assert.deepEqual(await runner.message("training"), { type: "training", ...DECLARED });
+  assert.equal(runner.stdout, "LOG 41\n");
+});
+
+test("an executor that says nothing of checkpoints is taken at its word", async () => {
+  const plane = await controlPlane();
+  plane.emit("training.started");
+  plane.emit("training.completed");
+  const runner = resumed(plane);
+  assert.equal(await runner.exited, 0);
+  assert.deepEqual(await runner.message("training"), { type: "training" });
+});
+
+test("an executor that ignores the checkpoint, or an edited key, fails the run and its job is cancelled", async () => {
+  const cases: [said: object, reason: RegExp][] = [
+    [{ ...DECLARED, resumedFrom: undefined }, /^the executor was to go on from step 40 of job job-0 and started from scratch$/],
+    [{ ...DECLARED, resumedFrom: 20 }, /and went on from step 20$/],
+    [
+      { ...DECLARED, config: { ...DECLARED.config, learningRate: 0.001 } },
+      /^the executor ignores config.learningRate when it goes on from step 40 of job job-0: asked for 0.0003, it uses 0.001\./,
+    ],
+  ];
+  for (const [said, reason] of cases) {
+    const plane = await controlPlane();
+    plane.emit("training.started", said);
+    plane.emit("training.log", { step: 1 });
+    const runner = resumed(plane);
+    assert.equal(await runner.exited, 1);
+    const finished = await runner.message("finished");
+    assert.equal(finished["status"], "failed");
+    assert.match(finished["reason"], reason);
+    assert.equal(runner.stdout, "", "no callback is called for what was not asked for");
+    assert.equal(plane.jobs.get("job-1")?.status, "cancelled");
+  }
+});
+
+test("a checkpoint that is gone fails the run, which says so", async () => {
+  const plane = await controlPlane();
+  plane.faults["/v1/jobs"] = [{ status: 404, body: { error: "job job-0 has no checkpoint at step 40; it has: []" } }];
+  const runner = resumed(plane);
+  assert.equal(await runner.exited, 1);
+  assert.match((await runner.message("finished"))["reason"], /^cannot go on from step 40 of job job-0: .*404.*has no checkpoint at step 40/);
+  assert.match(runner.stderr, /cannot go on from step 40 of job job-0/);
+  assert.equal(plane.jobs.size, 0);
+});
+
+test("a job that failed gives its reason", async () => {
+  const plane = await controlPlane();
+  plane.emit("training.failed", { error: "cannot go on from the checkpoint, because model differ\nand more" });
+  const runner = resumed(plane);
+  assert.equal(await runner.exited, 1);
+  const reason = "the job failed: cannot go on from the checkpoint, because model differ";
+  assert.deepEqual(await runner.message("finished"), { type: "finished", status: "failed", reason });
 });
 
 test("training goes on without its host", async () => {

@@ -87,6 +87,7 @@ test("creates the job as the contract says, and follows it to its end", async ()
   // A second trainer of the process is another run.
   await trainer().start();
   assert.notEqual(plane.requests("/v1/jobs").at(-1)?.body.clientRunId, "run-7");
+  assert.equal(plane.requests("/v1/jobs").at(-1)?.body.resumeFrom, undefined);
 });
 
 test("a creation whose answer was lost is repeated under the same id", async () => {
