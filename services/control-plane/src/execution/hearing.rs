@@ -162,9 +162,6 @@ impl<'a> Hearing<'a> {
     async fn take(&mut self, records: Vec<Record>) -> Result<Option<End>, sqlx::Error> {
         let (mut entries, mut end) = (Vec::new(), None);
         for Record { seq, ts, step } in records {
-            if seq != self.life.heard + 1 {
-                self.lose(seq);
-            }
             match step {
                 Step::Output { stream, text, base64 } => {
                     self.output(stream, bytes_of(text, base64), &ts, &mut entries).await;
@@ -179,6 +176,7 @@ impl<'a> Hearing<'a> {
                     // Only a host that has no executor has anything to say first.
                     self.not_started = (seq == 1).then_some(text);
                 }
+                Step::Dropped { bytes, .. } => self.lose(bytes),
                 Step::Exit { code, signal } => {
                     self.finish_lines(&ts, &mut entries).await;
                     end = Some(match self.not_started.take() {
@@ -195,10 +193,9 @@ impl<'a> Hearing<'a> {
         Ok(end)
     }
 
-    /// The records before `seq` are gone: the log is bounded, and its disk was full. A line that they were in is gone.
-    fn lose(&mut self, seq: u64) {
-        let lost = seq.saturating_sub(self.life.heard + 1);
-        self.journal.note(&format!("{lost} records of the executor's output are missing here"));
+    /// Output is gone, because the log is bounded or its disk was full, and with it the lines that it was in.
+    fn lose(&mut self, bytes: u64) {
+        self.journal.note(&format!("{bytes} bytes of the executor's output are missing here"));
         self.stdout = Splitter::new(recorder::LINE_BYTES, Vec::new());
         self.stderr = Splitter::new(journal::LINE_BYTES, Vec::new());
     }

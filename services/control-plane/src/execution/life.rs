@@ -22,6 +22,10 @@ use crate::store::Life;
 /// The folder of a job's lives, in the job's.
 pub(crate) const LIVES: &str = "lives";
 
+/// How much of its output a host keeps, bytes. What is in the history is not needed any more, so this is what an
+/// executor may say while no control plane is there.
+const LOG_CAP: u64 = 256 << 20;
+
 /// How long those that an executor leaves behind may hold its output.
 const DRAIN: Duration = Duration::from_secs(1);
 /// How long they have between SIGTERM and SIGKILL.
@@ -117,6 +121,7 @@ fn spec(
         hot_swap_signal: process::signal::SIGUSR2,
         drain_ms: millis_of(DRAIN),
         kill_grace_ms: millis_of(KILL_GRACE),
+        log_cap: Some(LOG_CAP),
         alone_ms: core.settings.alone.map(millis_of),
         early_stop_ms: millis_of(core.settings.stop_grace),
         pty: false,
