@@ -60,15 +60,16 @@ pub(crate) fn watch_over(dir: PathBuf, tell: impl Fn(&str) + 'static) -> watch::
                 continue;
             };
             let now = written.err().map(|error| unwritable(&dir, &error));
-            let is_news = trouble.borrow().is_some() != now.is_some();
-            match &now {
-                Some(why) if is_news => tell(&format!(
+            let before = trouble.send_replace(now.clone());
+            match now {
+                Some(why) if before.is_none() => tell(&format!(
                     "{why}. Trainings go on; until then their output is not kept, and no run can be started"
                 )),
-                None if is_news => tell(&format!("the state folder {} can be written again", dir.display())),
+                None if before.is_some() => {
+                    tell(&format!("the state folder {} can be written again", dir.display()));
+                }
                 _ => {}
             }
-            trouble.send_replace(now);
         }
     });
     seen

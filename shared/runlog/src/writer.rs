@@ -28,7 +28,7 @@ pub struct Position {
 pub struct Writer {
     tail: Tail<File>,
     rotation: Rotation,
-    /// When the file is to be followed by another although a try failed, bytes.
+    /// The length at which to try again to go on in another file, after a try that failed, bytes.
     not_before: u64,
     /// That the log cannot be kept within its cap has been said.
     said: bool,
@@ -93,11 +93,10 @@ impl Writer {
     pub fn flush(&mut self) -> bool {
         let is_written = self.tail.flush();
         let length = self.tail.length();
-        if is_written && !self.ended && self.rotation.is_due(length) && length >= self.not_before {
-            if let Err(error) = self.rotate() {
-                self.not_before = length + self.rotation.size();
-                self.say(&error);
-            }
+        let is_due = is_written && !self.ended && self.rotation.is_due(length) && length >= self.not_before;
+        if is_due && let Err(error) = self.rotate() {
+            self.not_before = self.tail.length() + self.rotation.size();
+            self.say(&error);
         }
         is_written
     }

@@ -119,7 +119,10 @@ fn at_its_cap_the_oldest_output_goes_and_the_log_says_how_much() {
     let kept: u64 = files[1..].iter().flat_map(|(_, records)| records).map(|_| 1).sum();
     assert!(kept > 150, "the newest output is there");
     assert!(
-        files[1..].iter().flat_map(|(_, records)| records).all(|record| dropped(&[record.clone()]).0 == 0)
+        files[1..]
+            .iter()
+            .flat_map(|(_, records)| records)
+            .all(|record| dropped(std::slice::from_ref(record)).0 == 0)
     );
 
     let all = read_all(&path);
