@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// The routes, as the router names them; whatever matches none of them is `other`.
-const ROUTES: [&str; 19] = [
+const ROUTES: [&str; 24] = [
     "other",
     "/",
     "/{file}",
@@ -19,6 +19,11 @@ const ROUTES: [&str; 19] = [
     "/api/runs/{id}/events",
     "/api/runs/{id}/stop",
     "/api/jobs",
+    "/api/events",
+    "/api/jobs/brief",
+    "/api/jobs/{id}",
+    "/api/jobs/{id}/series",
+    "/api/jobs/{id}/points",
     "/api/jobs/{id}/events",
     "/api/jobs/{id}/cancel",
     "/api/inference/chat",
@@ -38,9 +43,11 @@ pub(crate) enum Kind {
     Train,
     /// Anything that the control plane streams.
     Upstream,
+    /// `GET /api/events`.
+    Tab,
 }
 
-const KINDS: [&str; 4] = ["dev", "run", "train", "upstream"];
+const KINDS: [&str; 5] = ["dev", "run", "train", "upstream", "tab"];
 
 /// Every counter there is.
 #[derive(Debug, Default)]

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::edge::{Edge, Peers};
 use crate::lifecycle::Lifecycle;
 use crate::settings::{Limits, Settings, SettingsError};
-use crate::{admission, dev_events, health, page, run_events, runs, stopper, train, upstream};
+use crate::{admission, dev_events, health, page, run_events, runs, stopper, tab, train, upstream};
 
 /// The HTTP edge, ready to serve.
 pub struct Gateway {
@@ -126,6 +126,11 @@ fn routes(app: &mut ServiceConfig) {
                 .service(at("/runs/{id}/events").get(run_events::open))
                 .service(at("/runs/{id}/stop").post(runs::stop))
                 .service(at("/jobs").get(upstream::jobs))
+                .service(at("/events").get(tab::open))
+                .service(at("/jobs/brief").get(upstream::detail::brief))
+                .service(at("/jobs/{id}").get(upstream::detail::job))
+                .service(at("/jobs/{id}/series").get(upstream::detail::series))
+                .service(at("/jobs/{id}/points").get(upstream::detail::points))
                 .service(at("/jobs/{id}/events").get(upstream::job_events))
                 .service(at("/jobs/{id}/cancel").post(upstream::cancel))
                 .service(at("/inference/chat").post(upstream::chat))

@@ -53,6 +53,9 @@ impl Store {
         let mut tx = self.write.begin().await?;
         let appended = append_in(&mut tx, job, entries).await?;
         tx.commit().await?;
+        if appended.terminal && !entries.is_empty() {
+            self.tell(job);
+        }
         Ok(appended)
     }
 

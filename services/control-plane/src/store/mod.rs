@@ -11,6 +11,7 @@
 mod accounts;
 mod events;
 mod jobs;
+mod series;
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
+use tokio::sync::broadcast;
+
 pub(crate) use accounts::{Account, Org, Project};
 pub(crate) use events::{Entry, History, StoredEvent};
 pub(crate) use jobs::{Cancelling, Created, NewJob, Which};
@@ -26,11 +29,15 @@ pub(crate) use jobs::{Cancelling, Created, NewJob, Which};
 /// Long enough for any statement here; a connection that cannot be had by then is an error, not a hang.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(10);
 const READERS: u32 = 4;
+/// Changes that a slow listener may be behind.
+const KEPT_CHANGES: usize = 256;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     read: SqlitePool,
     write: SqlitePool,
+    /// Jobs that were created or changed their status, by order; told after the commit.
+    changed: broadcast::Sender<i64>,
 }
 
 impl Store {
@@ -55,7 +62,17 @@ impl Store {
         let write = pool(1, options.clone()).await?;
         sqlx::migrate!("migrations/sqlite").run(&write).await?;
         let read = pool(READERS, options.pragma("query_only", "ON")).await?;
-        Ok(Self { read, write })
+        Ok(Self { read, write, changed: broadcast::Sender::new(KEPT_CHANGES) })
+    }
+
+    /// The orders of jobs that are created or change their status from now on. Who is slow misses some, and is told.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<i64> {
+        self.changed.subscribe()
+    }
+
+    fn tell(&self, job: i64) {
+        // Nobody has to listen.
+        drop(self.changed.send(job));
     }
 
     /// Ends every connection; the last one checkpoints the log into the database file.
