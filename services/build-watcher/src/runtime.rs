@@ -72,7 +72,7 @@ fn bundle(threads: &Threads, embedded: Embedded, inputs: Vec<InputItem>) -> Resu
     let work = Work { read: embedded.files.len(), bundled: embedded.files.len() };
     let mut bundler = Bundler::with_plugins(options, vec![Arc::new(embedded) as _])
         .map_err(|errors| Failure::plain(errors.to_string()))?;
-    let outcome = threads.run(work, async { bundler.generate().await });
+    let outcome = threads.run(work, bundler::generate(&mut bundler));
     flatten(outcome, Path::new(PLACE)).map_err(|complaint| complaint.failure)
 }
 

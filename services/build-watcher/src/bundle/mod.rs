@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rolldown::{BundleOutput, Bundler};
-use rolldown_common::ScanMode;
 use rolldown_error::BuildResult;
 
 pub(crate) use diagnose::Complaint;
@@ -28,6 +27,10 @@ use threads::{Outcome, Threads, Work};
 
 /// Rebuilds on one bundler; then it starts afresh, so that nothing it keeps can pile up.
 const PARTIAL_BUILDS: u32 = 500;
+
+/// Different files read again on one bundler; then it starts afresh. It keeps some 50 kB more for a file that was read
+/// alone than for one that was read with all others.
+const PARTIAL_READS: usize = 32;
 
 /// More changed files than this are read with everything else.
 const PARTIAL_FILES: usize = 16;
@@ -96,6 +99,8 @@ pub(crate) struct EntryBundler {
 struct Warm {
     bundler: Bundler,
     builds: u32,
+    /// The files that were read again.
+    reread: BTreeSet<PathBuf>,
 }
 
 impl EntryBundler {
@@ -150,7 +155,10 @@ impl EntryBundler {
                 && path.extension().is_some_and(|e| e != "json" && e != "txt")
                 && std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file())
         };
-        let partial = !paths.is_empty() && paths.len() <= PARTIAL_FILES && warm.builds < PARTIAL_BUILDS;
+        let partial = !paths.is_empty()
+            && paths.len() <= PARTIAL_FILES
+            && warm.builds < PARTIAL_BUILDS
+            && warm.reread.union(paths).count() <= PARTIAL_READS;
         (partial && paths.iter().all(is_content)).then(|| (*paths).clone())
     }
 
@@ -158,9 +166,8 @@ impl EntryBundler {
     fn build_partially(&mut self, threads: &Threads, files: BTreeSet<PathBuf>) -> Option<Built> {
         let mut warm = self.warm.take()?;
         let work = Work { read: files.len(), bundled: self.graph.files.len() };
-        let ids = files.iter().map(|file| file.to_string_lossy().as_ref().into()).collect();
-        let outcome =
-            threads.run(work, async { warm.bundler.incremental_generate(ScanMode::Partial(ids)).await });
+        let ids = files.iter().map(|file| file.to_string_lossy().into_owned()).collect();
+        let outcome = threads.run(work, bundler::generate_changed(&mut warm.bundler, ids));
         let scan = self.sources.take_scan();
         let Outcome::Done(Ok(output)) = outcome else { return None };
         let same_files = scan.files.len() == files.len() && files.iter().all(|f| scan.files.contains_key(f));
@@ -173,6 +180,7 @@ impl EntryBundler {
         }
         let code = single_file(output).ok()?;
         warm.builds += 1;
+        warm.reread.extend(files);
         self.warm = Some(warm);
         self.graph.update(scan.files, BTreeSet::new(), true);
         Some(Built { code: Ok(code), doubtful: self.is_doubtful() })
@@ -185,12 +193,12 @@ impl EntryBundler {
             Err(errors) => return Built { code: Err(Complaint::of(&errors, &self.root)), doubtful: false },
         };
         let work = Work { read: self.graph.files.len(), bundled: self.graph.files.len() };
-        let outcome = threads.run(work, async { bundler.generate().await });
+        let outcome = threads.run(work, bundler::generate(&mut bundler));
         let scan = self.sources.take_scan();
         let code = flatten(outcome, &self.root).and_then(single_file);
         match &code {
             Ok(_) => {
-                self.warm = Some(Warm { bundler, builds: 0 });
+                self.warm = Some(Warm { bundler, builds: 0, reread: BTreeSet::new() });
                 self.graph.update(scan.files, BTreeSet::new(), false);
                 self.imports = scan.imports;
             }
@@ -228,8 +236,7 @@ pub(crate) fn build_mapped(root: &Path, file: &Path, threads: &Threads) -> Resul
     let sources = Sources::new();
     let mut bundler =
         options::bundler(root, file, &sources, Map::Hidden).map_err(|e| Complaint::of(&e, root))?;
-    let output =
-        flatten(threads.run(Work { read: 0, bundled: 0 }, async { bundler.generate().await }), root)?;
+    let output = flatten(threads.run(Work { read: 0, bundled: 0 }, bundler::generate(&mut bundler)), root)?;
     let chunk = output.assets.into_iter().find_map(|asset| match asset {
         rolldown_common::Output::Chunk(chunk) => Some(chunk),
         rolldown_common::Output::Asset(_) => None,

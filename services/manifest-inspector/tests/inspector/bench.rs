@@ -31,14 +31,17 @@ static WORKER: LazyLock<(TempDir, PathBuf)> = LazyLock::new(|| {
         format: Some(OutputFormat::Esm),
         ..BundlerOptions::default()
     };
+    let script = dir.path().join("inspector-worker.mjs");
+    let written = script.clone();
     std::thread::spawn(move || {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        runtime.block_on(async { Bundler::new(options).unwrap().write().await.unwrap() });
+        let output = runtime.block_on(bundler::generate(&mut Bundler::new(options).unwrap())).unwrap();
+        let code = output.assets.first().unwrap().content_as_bytes().to_vec();
+        std::fs::write(written, code).unwrap();
     })
     .join()
     .unwrap();
-    let script = dir.path().join("inspector-worker.mjs");
     (dir, script)
 });
 

@@ -21,7 +21,7 @@ async fn bundled(dir: &Path) -> (String, String) {
         sourcemap: Some(SourceMapType::Hidden),
         ..BundlerOptions::default()
     };
-    let output = Bundler::new(options).unwrap().generate().await.unwrap();
+    let output = bundler::generate(&mut Bundler::new(options).unwrap()).await.unwrap();
     let chunk = output.assets.iter().find_map(|asset| match asset {
         rolldown_common::Output::Chunk(chunk) => Some(chunk),
         rolldown_common::Output::Asset(_) => None,
