@@ -64,7 +64,9 @@ fn build(studio: &Path) -> bool {
             Err(error) => error.to_string(),
         };
         let step = step.join(" ");
-        println!("cargo:warning=Studio is not built: `npm {step}` failed: {why}; the binary says how to build it");
+        println!(
+            "cargo:warning=Studio is not built: `npm {step}` failed: {why}; the binary says how to build it"
+        );
         return false;
     }
     true
@@ -73,7 +75,9 @@ fn build(studio: &Path) -> bool {
 /// `dist` as Rust: name and content of each file.
 fn list(dist: &Path) -> String {
     let mut files: Vec<PathBuf> = match fs::read_dir(dist) {
-        Ok(entries) if dist.join("index.html").is_file() => entries.flatten().map(|entry| entry.path()).collect(),
+        Ok(entries) if dist.join("index.html").is_file() => {
+            entries.flatten().map(|entry| entry.path()).collect()
+        }
         _ => Vec::new(),
     };
     files.retain(|path| path.is_file());

@@ -136,7 +136,9 @@ mod tests {
     #[test]
     fn the_page_keeps_its_own_policy() {
         for page in [UNBUILT.into(), file_named(INDEX).map_or(UNBUILT.into(), String::from_utf8_lossy)] {
-            for forbidden in ["style=\"", " onclick", " onload", "<style", "src=\"http", "href=\"http", "<script>"] {
+            for forbidden in
+                ["style=\"", " onclick", " onload", "<style", "src=\"http", "href=\"http", "<script>"]
+            {
                 assert!(!page.contains(forbidden), "{forbidden}");
             }
             assert!(page.contains("{{metas}}") && page.contains("{{title}}"));

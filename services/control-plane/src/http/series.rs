@@ -167,7 +167,8 @@ pub(super) async fn points(
     let job = find(&core, &project.id, &id).await?;
     let shelved = core.series.take(job.ord);
     shelved.fill(&core.store, job.ord, job.last_seq).await?;
-    let head = stream::once(async { Ok::<_, Infallible>(Bytes::from_static(b"series,step,timestamp,value\n")) });
+    let head =
+        stream::once(async { Ok::<_, Infallible>(Bytes::from_static(b"series,step,timestamp,value\n")) });
     let parts = stream::unfold((shelved, 0), |(shelved, from)| async move {
         let part = csv(&shelved.points(), from)?;
         Some((Ok(Bytes::from(part)), (shelved, from + CSV_PART)))
@@ -189,7 +190,8 @@ fn csv(points: &Points, from: usize) -> Option<String> {
             None => ("loss", &points.loss, place),
             Some(place) => ("evalLoss", &points.eval_loss, place),
         };
-        let time = jiff::Timestamp::from_millisecond(column.time[place]).map(wire::timestamp).unwrap_or_default();
+        let time =
+            jiff::Timestamp::from_millisecond(column.time[place]).map(wire::timestamp).unwrap_or_default();
         writeln!(text, "{name},{},{time},{}", column.step[place], column.value[place])
             .expect("writing to a String cannot fail");
     }

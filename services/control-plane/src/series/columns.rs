@@ -202,12 +202,9 @@ mod tests {
     fn only_numbers_are_points() {
         let mut points = Points::default();
         let time = "2026-01-02T03:04:05.678Z";
-        for (seq, fields) in [
-            (1, r#","loss":0.5"#),
-            (2, r#","evalLoss":0.25,"loss":null"#),
-            (3, r#","loss":"high""#),
-            (5, ""),
-        ] {
+        for (seq, fields) in
+            [(1, r#","loss":0.5"#), (2, r#","evalLoss":0.25,"loss":null"#), (3, r#","loss":"high""#), (5, "")]
+        {
             points.take(seq, &format!(r#"{{"step":{seq},"timestamp":"{time}"{fields}}}"#));
         }
         points.take(6, "no JSON");

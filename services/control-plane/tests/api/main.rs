@@ -9,4 +9,5 @@ mod inference;
 mod jobs;
 mod load;
 mod recovery;
+mod series;
 mod streams;

@@ -48,7 +48,9 @@ fn encode(text: &str) -> String {
     use fmt::Write as _;
     text.bytes().fold(String::with_capacity(text.len()), |mut safe, byte| {
         match byte {
-            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' | b'.' | b':' => safe.push(char::from(byte)),
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' | b'.' | b':' => {
+                safe.push(char::from(byte))
+            }
             byte => write!(safe, "%{byte:02X}").expect("writing to a String cannot fail"),
         }
         safe
@@ -76,7 +78,9 @@ mod tests {
     #[test]
     fn a_cursor_survives_the_way_there_and_back() {
         let mut cursor = Cursor::default();
-        for (topic, position) in [("dev", "0a1b2c3d-7"), ("job:a,b~c%ü", "9"), ("run:r1", "12"), ("run:r1", "13")] {
+        for (topic, position) in
+            [("dev", "0a1b2c3d-7"), ("job:a,b~c%ü", "9"), ("run:r1", "12"), ("run:r1", "13")]
+        {
             cursor.note(topic, position);
         }
         let text = cursor.to_string();
@@ -88,7 +92,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_understood_is_left_out() {
-        for (text, kept) in [("", 0), ("dev", 0), ("dev~%", 0), ("dev~%zz", 0), ("x~1,,y~2,~", 3), ("a~b~c", 1)] {
+        for (text, kept) in
+            [("", 0), ("dev", 0), ("dev~%", 0), ("dev~%zz", 0), ("x~1,,y~2,~", 3), ("a~b~c", 1)]
+        {
             assert_eq!(Cursor::parse(text).0.len(), kept, "{text}");
         }
     }

@@ -87,7 +87,9 @@ pub(crate) async fn open(edge: Data<Edge>, request: HttpRequest) -> Result<HttpR
     let mut wanted = Vec::new();
     for text in topics.split(',').filter(|text| !text.is_empty()) {
         let topic = Topic::parse(text).ok_or_else(|| {
-            Failure::bad_request(format!("{text:?} is no topic: there are dev, run:ID, job:ID, jobs and usage:RUN"))
+            Failure::bad_request(format!(
+                "{text:?} is no topic: there are dev, run:ID, job:ID, jobs and usage:RUN"
+            ))
         })?;
         if !wanted.contains(&topic) {
             wanted.push(topic);

@@ -186,7 +186,8 @@ impl Lines {
         self.rest.extend_from_slice(part);
         let mut begin = 0;
         while let Some(length) = self.rest[begin..].iter().position(|byte| *byte == b'\n') {
-            let line = String::from_utf8_lossy(&self.rest[begin..begin + length]).trim_end_matches('\r').to_owned();
+            let line =
+                String::from_utf8_lossy(&self.rest[begin..begin + length]).trim_end_matches('\r').to_owned();
             self.line(&line);
             begin += length + 1;
         }

@@ -206,7 +206,7 @@ function options(
     legend: { show: false },
     scales: { x: { time: axis === "wall", auto: false }, y: log ? { distr: 3, log: 10 } : {} },
     axes: [
-      { ...axisStyle, ...xValues, space: axis === "step" ? 70 : 90 },
+      { ...axisStyle, ...xValues, size: 32, space: axis === "step" ? 70 : 90 },
       { ...axisStyle, size: 58, values: (_, splits) => splits.map((split) => (split === null ? "" : figure(split))) },
     ],
     series: [

@@ -126,7 +126,7 @@ export function LogView({ lines, version, name, empty }: Props) {
           onScroll={scrolled}
           tabIndex={0}
           role="region"
-          aria-label="Log"
+          aria-label="Lines of the log"
           data-testid="log"
           data-lines={count + lines.dropped}
         >

@@ -20,7 +20,7 @@ export function EventLog({ events }: { events: readonly JobEvent[] }) {
   return (
     <Panel title="Events" class="events" extra={<span class="muted">{events.length === KEPT_EVENTS ? `newest ${KEPT_EVENTS}` : events.length}</span>}>
       {events.length === 0 ? <Empty title="No events yet" /> : (
-        <div class="event-box" ref={box} onScroll={look} tabIndex={0} role="region" aria-label="Events, newest first" data-testid="events" data-count={events.length}>
+        <div class="event-box" ref={box} onScroll={look} tabIndex={0} role="region" aria-label="Table of events, newest first" data-testid="events" data-count={events.length}>
           <div class="event-row event-head"><span>Time</span><span>Event</span><span>Step</span><span>Loss</span><span>Eval loss</span><span>More</span></div>
           <div class="event-rows" style={{ height: `${events.length * ROW}px` }}>
             {rows.map(([row, event]) => (

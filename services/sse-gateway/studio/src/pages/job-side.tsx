@@ -38,8 +38,8 @@ export function Artifacts({ id, job, feed, series }: { id: string; job: Job | nu
   return (
     <Panel title="Artifacts" extra={<span class="muted">{steps.length} checkpoints</span>}>
       <ul class="artifacts">
-        {job?.status === "completed" && <li><b>Final model</b><a href={to()}>Try it</a></li>}
-        {steps.slice(-LISTED).reverse().map((step) => <li key={step}><span>Checkpoint at step <b class="mono">{whole(step)}</b></span><a href={to(step)} aria-label={`Try the checkpoint at step ${step}`}>Try it</a></li>)}
+        {job?.status === "completed" && <li><b>Final model</b><a href={to()} aria-label="Try it: final model">Try it</a></li>}
+        {steps.slice(-LISTED).reverse().map((step) => <li key={step}><span>Checkpoint at step <b class="mono">{whole(step)}</b></span><a href={to(step)} aria-label={`Try it: checkpoint at step ${step}`}>Try it</a></li>)}
       </ul>
       {metrics.length > 0 && <dl class="facts">{metrics.map(([key, value]) => <div key={key}><dt>{key}</dt><dd class="mono">{brief(value)}</dd></div>)}</dl>}
     </Panel>

@@ -95,7 +95,7 @@ function List({ all, shown, onClear }: { all: readonly Job[]; shown: readonly Jo
   return (
     <div class="job-table">
       <div class="job-row job-head" aria-hidden="true"><span>Status</span><span>Name</span><span>Created</span><span>Id</span></div>
-      <div class="job-box" ref={box} onScroll={look} tabIndex={0} role="region" aria-label="Jobs" data-testid="jobs">
+      <div class="job-box" ref={box} onScroll={look} tabIndex={0} role="region" aria-label="Table of jobs" data-testid="jobs">
         {shown.length === 0 ? <Nothing all={all} onClear={onClear} /> : (
           <ul class="job-rows" style={{ height: `${shown.length * ROW}px` }} aria-label="Jobs, newest first">
             {shown.slice(from, to).map((job, offset) => <Row key={job.id} job={job} place={from + offset} count={shown.length} />)}

@@ -154,7 +154,7 @@ function Processes({ id }: { id: string }) {
   return (
     <Panel title="Processes" extra={<span class="muted">{Math.round(share)} % CPU · {bytes(memory)}</span>}>
       {usage.processes.length === 0 ? <Empty title="None is seen on this machine" /> : (
-        <div class="scroll-x" tabIndex={0} role="region" aria-label="Processes">
+        <div class="scroll-x" tabIndex={0} role="region" aria-label="Table of processes">
           <table class="table processes" data-testid="processes">
             <thead><tr><th>Process</th><th>Command</th><th>CPU</th><th>Memory</th></tr></thead>
             <tbody>
