@@ -9,10 +9,12 @@ import { createInterface } from "node:readline";
 const ROOT = resolve(import.meta.dirname, "../..");
 const LIMIT_MS = 60_000;
 
-function binary() {
-  const places = [process.env["MIDRUN_BIN"], join(ROOT, "target/debug/midrun"), join(ROOT, "target/release/midrun")];
+/** @param {string} name */
+export function built(name) {
+  const places = [join(ROOT, "target/debug", name), join(ROOT, "target/release", name)];
+  if (name === "midrun") places.unshift(process.env["MIDRUN_BIN"] ?? "");
   const found = places.find((place) => place && existsSync(place));
-  if (!found) throw new Error("no built binary: run `cargo build` first");
+  if (!found) throw new Error(`no built ${name}: run \`cargo build --workspace --all-targets\` first`);
   return found;
 }
 
@@ -26,6 +28,18 @@ export class Project {
       filter: (path) => !/[/\\](node_modules|\.midrun)$/.test(path),
     });
     mkdirSync(join(this.home, "run"), { mode: 0o700 });
+  }
+
+  /** Trains by script from now on: a file below `src` for each of `scripts`, and an executor that plays them. */
+  /** @param {Record<string, unknown[]>} scripts */
+  script(scripts) {
+    const executor = join(ROOT, "services/control-plane/tests/api/scripted-executor.mjs");
+    writeFileSync(join(this.dir, "midrun.toml"), `[controlPlane]\nmaxConcurrentJobs = 3\nexecutor = ["node", ${JSON.stringify(executor)}]\n`);
+    for (const [name, script] of Object.entries(scripts)) {
+      const options = { name, model: "scripted", dataset: { type: "none" }, extra: { script } };
+      const text = `import { createTrainer } from "midrun";\nexport const trainer = createTrainer(${JSON.stringify(options)});\n`;
+      writeFileSync(join(this.dir, `src/midrun/${name}.ts`), text);
+    }
   }
 
   /** @param {string} file @param {(text: string) => string} change */
@@ -62,7 +76,7 @@ export class Server {
     const env = Object.fromEntries(
       Object.entries(process.env).filter(([name]) => !/^(MIDRUN|OTEL|ARKOR|XDG)/.test(name)),
     );
-    const child = spawn(binary(), ["dev", project.dir, "--port", String(port), "--json"], {
+    const child = spawn(built("midrun"), ["dev", project.dir, "--port", String(port), "--json"], {
       stdio: ["ignore", "pipe", "pipe"],
       env: {
         ...env,
@@ -101,6 +115,31 @@ export class Server {
     return Number(new URL(this.url).port);
   }
 
+  /** @param {string} method @param {string} path @param {unknown} [body] */
+  async ask(method, path, body) {
+    const headers = { "x-midrun-token": this.token, "content-type": "application/json" };
+    const answer = await fetch(`${this.url}${path}`, { method, headers, ...(body !== undefined && { body: JSON.stringify(body) }) });
+    const said = await answer.json();
+    if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${JSON.stringify(said)}`);
+    return said;
+  }
+
+  async runs() {
+    return (await this.ask("GET", "/api/runs")).runs;
+  }
+
+  /** Starts the trainer in `src/midrun/NAME.ts`; the run's job, once it has one. @param {string} name */
+  async train(name) {
+    const { run } = await this.ask("POST", "/api/runs", { file: `src/midrun/${name}.ts` });
+    return until(`job of ${name}`, async () => (await this.ask("GET", `/api/runs/${run.id}`)).run.jobId);
+  }
+
+  /** Ends it as a power cut does. */
+  async kill() {
+    this.child.kill("SIGKILL");
+    await this.ended;
+  }
+
   /** Stops it and its runs at once, as two Ctrl-C do. */
   async stop() {
     this.child.kill("SIGINT");
@@ -110,5 +149,16 @@ export class Server {
     await this.ended;
     clearInterval(again);
     clearTimeout(giveUp);
+  }
+}
+
+/** What `look` finds, once it finds something. @template T @param {string} what @param {() => Promise<T>} look */
+export async function until(what, look) {
+  const end = Date.now() + LIMIT_MS;
+  for (;;) {
+    const found = await look();
+    if (found) return found;
+    if (Date.now() > end) throw new Error(`no ${what} within ${LIMIT_MS} ms`);
+    await new Promise((wake) => setTimeout(wake, 100));
   }
 }

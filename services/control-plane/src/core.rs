@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::execution;
 use crate::heads::Heads;
 use crate::job::Job;
+use crate::series::Shelf;
 use crate::settings::Settings;
 use crate::store::Store;
 
@@ -28,6 +29,8 @@ pub(crate) struct Core {
     pub(crate) settings: Settings,
     pub(crate) store: Store,
     pub(crate) heads: Heads,
+    /// Logged values, for charts.
+    pub(crate) series: Shelf,
     /// Where background work runs: not on the threads that serve HTTP.
     pub(crate) runtime: Handle,
     /// Rung when a job was queued.
@@ -54,6 +57,7 @@ impl Core {
             settings,
             store,
             heads: Heads::default(),
+            series: Shelf::default(),
             runtime,
             bell: Notify::new(),
             closing: CancellationToken::new(),

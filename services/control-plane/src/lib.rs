@@ -56,6 +56,7 @@ mod http;
 mod job;
 mod refusal;
 mod sampling;
+mod series;
 mod server;
 mod settings;
 mod state_dir;

@@ -117,7 +117,7 @@ impl Edge {
     pub(crate) fn open_stream(self: &Arc<Self>, kind: Kind) -> Result<Ticket, Failure> {
         let room = match kind {
             Kind::Train => &self.trains,
-            Kind::Dev | Kind::Run | Kind::Terminal | Kind::Upstream => &self.streams,
+            Kind::Dev | Kind::Run | Kind::Terminal | Kind::Upstream | Kind::Tab => &self.streams,
         };
         if self.lifecycle.is_closing() {
             return Err(Failure::stopping());

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// The routes, as the router names them; whatever matches none of them is `other`.
-const ROUTES: [&str; 26] = [
+const ROUTES: [&str; 31] = [
     "other",
     "/",
     "/{file}",
@@ -25,6 +25,11 @@ const ROUTES: [&str; 26] = [
     "/api/terminals/{id}/resize",
     "/api/terminals/{id}/run",
     "/api/jobs",
+    "/api/events",
+    "/api/jobs/brief",
+    "/api/jobs/{id}",
+    "/api/jobs/{id}/series",
+    "/api/jobs/{id}/points",
     "/api/jobs/{id}/events",
     "/api/jobs/{id}/cancel",
     "/api/cancels",
@@ -47,9 +52,11 @@ pub(crate) enum Kind {
     Upstream,
     /// `GET /api/terminals/ID/events`.
     Terminal,
+    /// `GET /api/events`.
+    Tab,
 }
 
-const KINDS: [&str; 5] = ["dev", "run", "train", "upstream", "terminal"];
+const KINDS: [&str; 6] = ["dev", "run", "train", "upstream", "terminal", "tab"];
 
 /// Every counter there is.
 #[derive(Debug, Default)]

@@ -1,7 +1,9 @@
-//! The plain page: a few files inside the binary, the token in the first of them.
+//! Studio: its built files inside the binary, the token in the first of them. A binary that was built without it
+//! serves a page that says how to build it.
 //!
 //! What must hold: the page runs its own script and style and nothing else, and no other page can frame, read or
-//! embed it. It is the way by which a browser gets the token, so it is served to allowed hosts only.
+//! embed it. It is the way by which a browser gets the token, so it is served to allowed hosts only. Files whose names
+//! carry the hash of their content are kept by browsers; the page itself never is.
 
 use actix_web::http::header;
 use actix_web::web::{Bytes, Data, Path};
@@ -14,25 +16,19 @@ use crate::edge::Edge;
 use crate::failure::Failure;
 use crate::settings::Settings;
 
-const INDEX: &str = include_str!("../assets/index.html");
-const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
-/// Name, kind and content of everything else.
-const FILES: [(&str, &str, &str); 5] = [
-    ("app.js", JAVASCRIPT, include_str!("../assets/app.js")),
-    ("stream.js", JAVASCRIPT, include_str!("../assets/stream.js")),
-    ("chart.js", JAVASCRIPT, include_str!("../assets/chart.js")),
-    ("log.js", JAVASCRIPT, include_str!("../assets/log.js")),
-    ("style.css", "text/css; charset=utf-8", include_str!("../assets/style.css")),
-];
+/// Name and content of each built file; none when Studio was not built.
+const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/studio_files.rs"));
+const UNBUILT: &str = include_str!("../assets/unbuilt.html");
+const INDEX: &str = "index.html";
 
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; font-src 'self'; \
                       img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// What is served below `/`, ready to send.
 pub(crate) struct Page {
     index: Bytes,
     /// The tag of each of [`FILES`].
-    tags: [String; FILES.len()],
+    tags: Vec<String>,
 }
 
 impl Page {
@@ -41,17 +37,20 @@ impl Page {
             |name: &str, content: &str| format!("<meta name=\"{name}\" content=\"{}\">\n", escape(content));
         let token = TOKEN_METAS.iter().map(|name| meta(name, settings.token.expose()));
         let live = LIVE_METAS.iter().map(|name| meta(name, "true"));
-        let metas: String = token.chain(live).collect();
-        let index = INDEX
+        let version = meta("midrun-version", &settings.version);
+        let metas: String = token.chain(live).chain([version]).collect();
+        let index = file_named(INDEX).map_or(UNBUILT.into(), String::from_utf8_lossy);
+        let index = index
             .replace("{{title}}", &escape(&settings.title))
             .replace("{{version}}", &escape(&settings.version))
             .replace("{{metas}}", metas.trim_end());
-        Self {
-            index: index.into(),
-            tags: FILES
-                .map(|(_, _, text)| format!("\"{}\"", &ContentHash::of(text.as_bytes()).as_str()[..16])),
-        }
+        let tag = |(_, content): &(&str, &[u8])| format!("\"{}\"", &ContentHash::of(content).as_str()[..16]);
+        Self { index: index.into(), tags: FILES.iter().map(tag).collect() }
     }
+}
+
+fn file_named(name: &str) -> Option<&'static [u8]> {
+    FILES.iter().find(|(known, _)| *known == name).map(|(_, content)| *content)
 }
 
 /// `text` as it may stand in an attribute or between tags.
@@ -68,6 +67,16 @@ fn escape(text: &str) -> String {
         }
     }
     safe
+}
+
+fn kind_of(name: &str) -> &'static str {
+    match name.rsplit('.').next() {
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        Some("woff2") => "font/woff2",
+        _ => "application/octet-stream",
+    }
 }
 
 /// `GET /`.
@@ -87,15 +96,19 @@ pub(crate) async fn file(
     name: Path<String>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Failure> {
-    let Some(place) = FILES.iter().position(|(known, _, _)| *known == name.as_str()) else {
+    // The page's own file holds places to fill, and is served filled only.
+    let wanted = |(known, _): &(&str, &[u8])| *known == name.as_str() && *known != INDEX;
+    let Some(place) = FILES.iter().position(wanted) else {
         return admission::nowhere().await;
     };
-    let ((_, kind, text), tag) = (FILES[place], edge.page.tags[place].as_str());
+    let ((name, content), tag) = (FILES[place], edge.page.tags[place].as_str());
     let known =
         request.headers().get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
     let mut response = if known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
-    response.insert_header((header::CACHE_CONTROL, "no-cache")).insert_header((header::ETAG, tag));
-    Ok(if known { response.finish() } else { response.content_type(kind).body(text) })
+    response
+        .insert_header((header::CACHE_CONTROL, "public, max-age=31536000, immutable"))
+        .insert_header((header::ETAG, tag));
+    Ok(if known { response.finish() } else { response.content_type(kind_of(name)).body(content) })
 }
 
 #[cfg(test)]
@@ -122,24 +135,26 @@ mod tests {
     /// The policy forbids all of these; better to find them here than in a browser.
     #[test]
     fn the_page_keeps_its_own_policy() {
-        for forbidden in ["style=\"", " onclick", " onload", "<style", "src=\"http", "href=\"http"] {
-            assert!(!INDEX.contains(forbidden), "{forbidden}");
-        }
-        for (name, _, text) in FILES {
-            for forbidden in ["innerHTML", "eval(", "document.write", "@import", "url(http"] {
-                assert!(!text.contains(forbidden), "{name}: {forbidden}");
+        for page in [UNBUILT.into(), file_named(INDEX).map_or(UNBUILT.into(), String::from_utf8_lossy)] {
+            for forbidden in
+                ["style=\"", " onclick", " onload", "<style", "src=\"http", "href=\"http", "<script>"]
+            {
+                assert!(!page.contains(forbidden), "{forbidden}");
             }
+            assert!(page.contains("{{metas}}") && page.contains("{{title}}"));
         }
     }
 
     #[test]
     fn whatever_the_page_asks_for_is_there() {
-        for (name, _, text) in [("index", "", INDEX)].into_iter().chain(FILES) {
-            for part in text.split(['"', '\'']).filter(|part| part.ends_with(".js") || part.ends_with(".css"))
-            {
-                let asked = part.trim_start_matches("./").trim_start_matches('/');
-                assert!(FILES.iter().any(|(known, _, _)| *known == asked), "{name} asks for {part}");
-            }
+        let Some(index) = file_named(INDEX) else { return };
+        let index = String::from_utf8_lossy(index);
+        let asked: Vec<&str> =
+            index.split('"').filter(|part| part.ends_with(".js") || part.ends_with(".css")).collect();
+        assert!(asked.len() >= 2, "{asked:?}");
+        for part in asked {
+            let name = part.trim_start_matches("./").trim_start_matches('/');
+            assert!(file_named(name).is_some(), "the page asks for {part}");
         }
     }
 }

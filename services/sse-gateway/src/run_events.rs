@@ -123,18 +123,24 @@ fn follow(client: Client) -> impl Stream<Item = Result<sse::Event, Infallible>> 
 }
 
 fn event(record: &Record) -> sse::Event {
-    let data = match record.step {
+    let data = sse::Data::new(data(record));
+    sse::Event::Data(data.id(record.seq.to_string()).event(name(&record.step)))
+}
+
+/// The data of `record`'s event.
+pub(crate) fn data(record: &Record) -> String {
+    match record.step {
         Step::Exit { code, .. } => {
             let mut data = serde_json::to_value(record).expect("a wire type is always JSON");
             data["exitCode"] = Value::from(code);
             data.to_string()
         }
         _ => serde_json::to_string(record).expect("a wire type is always JSON"),
-    };
-    sse::Event::Data(sse::Data::new(data).id(record.seq.to_string()).event(name(&record.step)))
+    }
 }
 
-const fn name(step: &Step) -> &'static str {
+/// The name of the event that `step` makes.
+pub(crate) const fn name(step: &Step) -> &'static str {
     match step {
         Step::Output { .. } => "output",
         Step::Dropped { .. } => "dropped",

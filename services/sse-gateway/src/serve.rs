@@ -23,7 +23,7 @@ use crate::edge::{Edge, Peers};
 use crate::lifecycle::Lifecycle;
 use crate::settings::{Limits, Settings, SettingsError};
 use crate::{
-    admission, dev_events, health, page, run_events, runs, stopper, terminal_events, terminals, train,
+    admission, dev_events, health, page, run_events, runs, stopper, tab, terminal_events, terminals, train,
     upstream,
 };
 
@@ -135,6 +135,11 @@ fn routes(app: &mut ServiceConfig) {
                 .service(at("/terminals/{id}/resize").post(terminals::resize))
                 .service(at("/terminals/{id}/run").post(terminals::run))
                 .service(at("/jobs").get(upstream::jobs))
+                .service(at("/events").get(tab::open))
+                .service(at("/jobs/brief").get(upstream::detail::brief))
+                .service(at("/jobs/{id}").get(upstream::detail::job))
+                .service(at("/jobs/{id}/series").get(upstream::detail::series))
+                .service(at("/jobs/{id}/points").get(upstream::detail::points))
                 .service(at("/jobs/{id}/events").get(upstream::job_events))
                 .service(at("/jobs/{id}/cancel").post(upstream::cancel))
                 .service(at("/cancels").get(runs::cancels))

@@ -4,6 +4,9 @@
 //! configured address and nowhere else, so redirects are not followed; of the answer's head only the kind of its
 //! body is passed on, so no cookie and no CORS header gets through.
 
+pub(crate) mod detail;
+pub(crate) mod follow;
+
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

@@ -141,6 +141,11 @@ mod tests {
             drain_ms: 0,
             kill_grace_ms: 0,
             pty: true,
+            alone_ms: None,
+            early_stop_ms: 0,
+            log_cap: None,
+            executor: false,
+            stdin: None,
             terminal: Some(TerminalSpec { name: Some("n".into()), rows: 24, columns: 80, alone_ms: 1 }),
         };
         Session::new("t1".into(), &spec, "then".into())

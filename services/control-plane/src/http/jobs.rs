@@ -17,6 +17,7 @@ const LISTED: usize = 100;
 const MOST_LISTED: usize = 500;
 /// Events that come with one job, the newest ones; the stream has all.
 const SHOWN_EVENTS: i64 = 200;
+const MOST_SHOWN_EVENTS: i64 = 1000;
 const NAME_CHARACTERS: usize = 200;
 /// Steps named in a refusal.
 const NAMED_STEPS: i64 = 20;
@@ -144,14 +145,22 @@ pub(super) async fn list(
     Ok(HttpResponse::Ok().json(JobList { jobs: jobs.into_iter().map(JobView::from).collect(), next_cursor }))
 }
 
-/// `GET /v1/jobs/ID`.
+#[derive(Deserialize)]
+pub(super) struct ShowQuery {
+    #[serde(default)]
+    events: Option<i64>,
+}
+
+/// `GET /v1/jobs/ID`, with its newest events, as many as `events` says.
 pub(super) async fn show(
     core: Shared,
     Scope(project): Scope,
     id: web::Path<String>,
+    query: web::Query<ShowQuery>,
 ) -> Result<HttpResponse, Refusal> {
+    let shown = query.events.unwrap_or(SHOWN_EVENTS).clamp(0, MOST_SHOWN_EVENTS);
     let job = find(&core, &project.id, &id).await?;
-    let events = core.store.newest_events(job.ord, SHOWN_EVENTS).await?;
+    let events = core.store.newest_events(job.ord, shown).await?;
     let events: Vec<_> = events.iter().map(event_view).collect();
     Ok(HttpResponse::Ok().json(JobDetail { job: job.into(), events }))
 }

@@ -4,6 +4,7 @@ mod accounts;
 mod caller;
 mod inference;
 mod jobs;
+mod series;
 mod stream;
 
 use std::sync::Arc;
@@ -40,8 +41,12 @@ pub(crate) fn configure(core: Arc<Core>, app: &mut web::ServiceConfig) {
             )
             .service(route("/jobs").route(web::get().to(jobs::list)).route(web::post().to(jobs::create)))
             .service(route("/jobs/cancel").route(web::post().to(jobs::cancel_run)))
+            .service(route("/jobs/brief").route(web::get().to(series::briefs)))
+            .service(route("/jobs/changes").route(web::get().to(series::changes)))
             .service(route("/jobs/{id}").route(web::get().to(jobs::show)))
             .service(route("/jobs/{id}/cancel").route(web::post().to(jobs::cancel)))
+            .service(route("/jobs/{id}/series").route(web::get().to(series::series)))
+            .service(route("/jobs/{id}/points").route(web::get().to(series::points)))
             .service(route("/jobs/{id}/events/stream").route(web::get().to(stream::events)))
             .service(route("/inference/chat").route(web::post().to(inference::chat)))
             .default_service(web::to(no_route)),

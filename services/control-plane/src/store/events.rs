@@ -63,6 +63,9 @@ impl Store {
         let appended = append_in(&mut tx, job, entries).await?;
         hear_in(&mut tx, job, life).await?;
         tx.commit().await?;
+        if appended.terminal && !entries.is_empty() {
+            self.tell(job);
+        }
         Ok(appended)
     }
 

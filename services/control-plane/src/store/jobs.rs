@@ -91,6 +91,7 @@ impl Store {
             job = cancel_in(&mut tx, job).await?;
         }
         tx.commit().await?;
+        self.tell(job.ord);
         Ok(Created::New(job))
     }
 
@@ -151,14 +152,18 @@ impl Store {
 
     /// Takes the oldest queued job and makes it `running`.
     pub(crate) async fn claim_job(&self) -> Result<Option<Job>, sqlx::Error> {
-        sqlx::query_as(
+        let claimed: Option<Job> = sqlx::query_as(
             "UPDATE jobs SET status = 'running', started_at = COALESCE(started_at, $1)
              WHERE ord = (SELECT ord FROM jobs WHERE status = 'queued' ORDER BY ord LIMIT 1)
              RETURNING *",
         )
         .bind(wire::now())
         .fetch_optional(&self.write)
-        .await
+        .await?;
+        if let Some(job) = &claimed {
+            self.tell(job.ord);
+        }
+        Ok(claimed)
     }
 
     /// Cancels a queued job, notes that a running one is to be cancelled, or leaves a tombstone.
@@ -190,6 +195,9 @@ impl Store {
             }
         };
         tx.commit().await?;
+        if let Cancelling::Done(job) | Cancelling::Underway(job) = &outcome {
+            self.tell(job.ord);
+        }
         Ok(outcome)
     }
 
@@ -204,6 +212,7 @@ impl Store {
 
     /// Puts a job without an executor where it can go on: cancelled if that was asked for, else queued again.
     pub(crate) async fn take_up_job(&self, job: Job) -> Result<JobStatus, sqlx::Error> {
+        let ord = job.ord;
         let mut tx = self.write.begin().await?;
         let status = if job.cancel_requested_at.is_some() {
             cancel_in(&mut tx, job).await?.status
@@ -215,6 +224,7 @@ impl Store {
             JobStatus::Queued
         };
         tx.commit().await?;
+        self.tell(ord);
         Ok(status)
     }
 }

@@ -12,6 +12,7 @@ mod accounts;
 mod events;
 mod jobs;
 mod lives;
+mod series;
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use std::time::Duration;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
+
+use tokio::sync::broadcast;
 
 pub(crate) use accounts::{Account, Org, Project};
 pub(crate) use events::{Entry, History, StoredEvent};
@@ -28,11 +31,15 @@ pub(crate) use lives::Life;
 /// Long enough for any statement here; a connection that cannot be had by then is an error, not a hang.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(10);
 const READERS: u32 = 4;
+/// Changes that a slow listener may be behind.
+const KEPT_CHANGES: usize = 256;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     read: SqlitePool,
     write: SqlitePool,
+    /// Jobs that were created or changed their status, by order; told after the commit.
+    changed: broadcast::Sender<i64>,
 }
 
 impl Store {
@@ -57,7 +64,17 @@ impl Store {
         let write = pool(1, options.clone()).await?;
         sqlx::migrate!("migrations/sqlite").run(&write).await?;
         let read = pool(READERS, options.pragma("query_only", "ON")).await?;
-        Ok(Self { read, write })
+        Ok(Self { read, write, changed: broadcast::Sender::new(KEPT_CHANGES) })
+    }
+
+    /// The orders of jobs that are created or change their status from now on. Who is slow misses some, and is told.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<i64> {
+        self.changed.subscribe()
+    }
+
+    fn tell(&self, job: i64) {
+        // Nobody has to listen.
+        drop(self.changed.send(job));
     }
 
     /// Ends every connection; the last one checkpoints the log into the database file.

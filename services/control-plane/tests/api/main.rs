@@ -10,4 +10,5 @@ mod inference;
 mod jobs;
 mod load;
 mod recovery;
+mod series;
 mod streams;

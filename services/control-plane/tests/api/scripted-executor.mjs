@@ -7,6 +7,7 @@
 //   ["hold"]                wait for a signal       ["exit", code]
 //   ["flood", bytes]        one long line           ["close"]           close stdout, go on
 //   ["part", text]          text without an end     ["paced", from, to, perSecond]   training.log lines, in time
+//   ["stream", n, rate]     n training.log lines, `rate` a second
 //
 // `onTerm`: "save" (default: a checkpoint of the last step, exit 0), "ignore", "fail" or "crash".
 // A resumed job skips the logs and checkpoints of the steps that it has, unless `forgetful`.
@@ -81,6 +82,14 @@ async function train({ jobId, config, resumeFrom }) {
         if (step <= known) continue;
         emit({ type: "training.log", step, loss: 1 / step, learningRate: 0.0003 });
         last = step;
+      }
+    },
+    stream: async (count, rate) => {
+      const begun = performance.now();
+      for (let done = 0; done < count; ) {
+        const due = Math.min(count, Math.ceil(((performance.now() - begun) / 1000) * rate));
+        for (; done < due; done++) emit({ type: "training.log", step: ++last, loss: 1 + Math.sin(last / 50) / 2 });
+        await new Promise((wake) => setTimeout(wake, 20));
       }
     },
     checkpoint: (step) => {

@@ -11,5 +11,6 @@ mod run_events;
 mod runs;
 mod shutdown;
 mod support;
+mod tab;
 mod train;
 mod upstream;

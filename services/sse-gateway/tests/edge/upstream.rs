@@ -36,7 +36,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
@@ -126,19 +126,19 @@ impl ControlPlaneStub {
         }
     }
 
-    fn last(&self) -> Request {
+    pub(crate) fn last(&self) -> Request {
         self.seen.requests.lock().unwrap().last().expect("it was asked").clone()
     }
 
-    fn push(&self, text: &str) {
+    pub(crate) fn push(&self, text: &str) {
         self.seen.stream.lock().unwrap().as_ref().expect("a stream is open").send(text.to_owned()).unwrap();
     }
 
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         *self.seen.stream.lock().unwrap() = None;
     }
 
-    async fn until_open(&self, count: usize) {
+    pub(crate) async fn until_open(&self, count: usize) {
         soon(self.seen.open.subscribe().wait_for(|open| *open == count)).await.unwrap();
     }
 }
@@ -151,7 +151,7 @@ impl Drop for ControlPlaneStub {
 
 const SCOPE: &str = "orgSlug=org+a&projectSlug=proj%26b";
 
-fn setup() -> (Edge, ControlPlaneStub) {
+pub(crate) fn setup() -> (Edge, ControlPlaneStub) {
     let (edge, stub) = (edge(), ControlPlaneStub::start());
     edge.control_plane.send_replace(Some(stub.scope()));
     (edge, stub)

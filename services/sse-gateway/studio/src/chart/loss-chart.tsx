@@ -1,0 +1,270 @@
+// The loss chart. It draws what it is given: points picked for the visible range.
+
+import uPlot from "uplot";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { resolved, shade } from "../theme.ts";
+import { clock, figure, span, whole } from "../ui/format.ts";
+import type { Picture } from "../state/series.ts";
+import { startOf, tables, timeAt, type XAxis } from "./table.ts";
+
+export interface Zoom {
+  min: number;
+  max: number;
+}
+
+interface Props {
+  picture: Picture;
+  axis: XAxis;
+  log: boolean;
+  /** 0 to below 1. */
+  smoothing: number;
+  zoom: Zoom | null;
+  onZoom: (zoom: Zoom | null) => void;
+}
+
+interface Mark {
+  at: number;
+  step: number;
+  kind: "checkpoint" | "restart";
+}
+
+const HEIGHT = 320;
+const LOW_HEIGHT = 240;
+const NARROW = 560;
+const FONT = "11px ui-sans-serif, system-ui, sans-serif";
+
+export function LossChart(props: Props) {
+  const { picture, axis, log, smoothing, zoom, onZoom } = props;
+  const box = useRef<HTMLDivElement>(null);
+  const plot = useRef<uPlot | null>(null);
+  const [hover, setHover] = useState<number | null>(null);
+  const data = useMemo(() => {
+    const { loss, evalLoss } = tables(picture.loss, picture.evalLoss, axis, smoothing, log);
+    return uPlot.join([loss as uPlot.AlignedData, evalLoss as uPlot.AlignedData]);
+  }, [picture, axis, smoothing, log]);
+  const marks = useMemo(() => marksOf(picture, axis), [picture, axis]);
+  const now = useRef({ marks, zoom, onZoom });
+  now.current = { marks, zoom, onZoom };
+  const look = shade.value;
+
+  useEffect(() => {
+    const element = box.current;
+    if (!element) return;
+    const made = new uPlot(options(element, axis, log, now, setHover), data, element);
+    plot.current = made;
+    // The legend is our own; the library's canvas says nothing to who reads by ear.
+    made.root.setAttribute("aria-hidden", "true");
+    apply(made, zoom);
+    const watch = new ResizeObserver(() => made.setSize(sizeOf(element)));
+    watch.observe(element);
+    return () => {
+      watch.disconnect();
+      made.destroy();
+      plot.current = null;
+    };
+  }, [axis, log, look]);
+
+  useEffect(() => {
+    const made = plot.current;
+    if (!made) return;
+    made.batch(() => {
+      made.setData(data, false);
+      made.setSeries(1, { show: true });
+      apply(made, zoom);
+    });
+  }, [data, zoom, marks]);
+
+  useEffect(() => {
+    plot.current?.setSeries(2, { show: smoothing > 0 });
+    element(plot.current)?.classList.toggle("smooth", smoothing > 0);
+    plot.current?.redraw(true);
+  }, [smoothing, axis, log, look]);
+
+  const keys = (event: KeyboardEvent) => {
+    const made = plot.current;
+    const scale = made?.scales["x"];
+    if (!made || scale?.min === undefined || scale.max === undefined || scale.min === null || scale.max === null) return;
+    const width = scale.max - scale.min;
+    const acts: Record<string, () => void> = {
+      "+": () => onZoom({ min: scale.min! + width / 4, max: scale.max! - width / 4 }),
+      "-": () => onZoom({ min: scale.min! - width / 2, max: scale.max! + width / 2 }),
+      "ArrowLeft": () => onZoom({ min: scale.min! - width / 8, max: scale.max! - width / 8 }),
+      "ArrowRight": () => onZoom({ min: scale.min! + width / 8, max: scale.max! + width / 8 }),
+      "0": () => onZoom(null),
+    };
+    const act = acts[event.key];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  };
+
+  return (
+    <div class="chart">
+      <Hover data={data} at={hover} axis={axis} smoothing={smoothing} marks={marks} picture={picture} />
+      <div
+        ref={box}
+        class="chart-box"
+        role="img"
+        tabIndex={0}
+        aria-label={summary(picture)}
+        title="Drag to zoom, double click to see all. Keys: + - arrows 0"
+        onKeyDown={keys}
+        data-testid="chart"
+        data-points={picture.loss.value.length + picture.evalLoss.value.length}
+        data-highest={picture.loss.value.reduce((most, value) => Math.max(most, value), -Infinity)}
+        data-zoom={zoom ? `${zoom.min},${zoom.max}` : ""}
+      />
+    </div>
+  );
+}
+
+const element = (made: uPlot | null) => made?.root;
+
+function sizeOf(box: HTMLElement) {
+  const width = Math.max(200, box.clientWidth);
+  return { width, height: width < NARROW ? LOW_HEIGHT : HEIGHT };
+}
+
+function apply(made: uPlot, zoom: Zoom | null) {
+  const xs = made.data[0];
+  const [first, last] = [xs[0], xs.at(-1)];
+  if (zoom) made.setScale("x", zoom);
+  else if (first !== undefined && last !== undefined) made.setScale("x", first === last ? { min: first - 1, max: last + 1 } : { min: first, max: last });
+}
+
+function marksOf(picture: Picture, axis: XAxis): Mark[] {
+  const points = picture.loss.value.length >= picture.evalLoss.value.length ? picture.loss : picture.evalLoss;
+  const start = startOf(picture.loss, picture.evalLoss);
+  const place = (step: number) => {
+    if (axis === "step") return step;
+    const time = timeAt(points, step);
+    return time === undefined ? undefined : (axis === "relative" ? time - start : time) / 1000;
+  };
+  const marks = (steps: number[], kind: Mark["kind"]) =>
+    steps.flatMap((step) => { const at = place(step); return at === undefined ? [] : [{ at, step, kind }]; });
+  return [...marks(picture.checkpoints, "checkpoint"), ...marks(picture.resumed, "restart")];
+}
+
+function summary({ loss, evalLoss, checkpoints, count }: Picture): string {
+  const newest = loss.value.at(-1);
+  const tested = evalLoss.value.at(-1);
+  const parts = [
+    `Loss chart of ${whole(count)} points`,
+    newest !== undefined && `newest loss ${figure(newest)} at step ${loss.step.at(-1)}`,
+    tested !== undefined && `newest eval loss ${figure(tested)}`,
+    checkpoints.length > 0 && `${checkpoints.length} checkpoints`,
+  ];
+  return parts.filter(Boolean).join(", ");
+}
+
+function Hover({ data, at, axis, smoothing, marks, picture }: { data: uPlot.AlignedData; at: number | null; axis: XAxis; smoothing: number; marks: Mark[]; picture: Picture }) {
+  const place = at ?? data[0].length - 1;
+  const x = data[0][place];
+  if (x === undefined) return <div class="legend" />;
+  const [raw, smooth, tested] = [data[1]?.[place], data[2]?.[place], data[3]?.[place]];
+  const steps = axis === "step" ? x : stepAt(picture, x, axis);
+  const here = at === null ? [] : marks.filter((mark) => mark.step === steps);
+  const when = axis === "relative" ? span(x * 1000) : axis === "wall" ? clock(x * 1000) : null;
+  return (
+    <div class="legend" data-testid="legend" data-hover={at === null ? "" : "on"}>
+      <span class="mono">{at === null ? "newest: " : ""}step {steps === undefined ? "–" : whole(steps)}{when && ` · ${when}`}</span>
+      {raw !== undefined && raw !== null && <span class="key loss"><i />loss <b class="mono">{figure(raw)}</b></span>}
+      {smoothing > 0 && smooth !== undefined && smooth !== null && <span class="key loss"><i />smoothed <b class="mono">{figure(smooth)}</b></span>}
+      {tested !== undefined && tested !== null && <span class="key eval"><i />eval loss <b class="mono">{figure(tested)}</b></span>}
+      {here.map(({ kind }) => <span key={kind} class={`key ${kind}`}><i />{kind === "restart" ? "restarted here" : "checkpoint"}</span>)}
+    </div>
+  );
+}
+
+function stepAt({ loss, evalLoss }: Picture, x: number, axis: XAxis): number | undefined {
+  const start = startOf(loss, evalLoss);
+  const time = Math.round(axis === "relative" ? x * 1000 + start : x * 1000);
+  for (const points of [loss, evalLoss]) {
+    const place = points.time.findIndex((one) => Math.abs(one - time) < 1);
+    if (place >= 0) return points.step[place];
+  }
+  return undefined;
+}
+
+function options(
+  box: HTMLElement,
+  axis: XAxis,
+  log: boolean,
+  now: { current: { marks: Mark[]; zoom: Zoom | null; onZoom: (zoom: Zoom | null) => void } },
+  onHover: (place: number | null) => void,
+): uPlot.Options {
+  const colour = {
+    text: resolved("--muted"), grid: resolved("--line"), loss: resolved("--chart-loss"), faint: resolved("--chart-loss-faint"),
+    tested: resolved("--chart-eval"), checkpoint: resolved("--chart-checkpoint"), restart: resolved("--chart-restart"),
+  };
+  const axisStyle = { stroke: colour.text, font: FONT, grid: { stroke: colour.grid, width: 1 }, ticks: { stroke: colour.grid, width: 1, size: 4 } };
+  const xValues: Partial<uPlot.Axis> =
+    axis === "wall" ? {} : { values: (_, splits) => splits.map((split) => (axis === "step" ? whole(split) : span(split * 1000))) };
+  return {
+    ...sizeOf(box),
+    padding: [8, 10, 0, 0],
+    legend: { show: false },
+    scales: { x: { time: axis === "wall", auto: false }, y: log ? { distr: 3, log: 10 } : {} },
+    axes: [
+      { ...axisStyle, ...xValues, size: 32, space: axis === "step" ? 70 : 90 },
+      { ...axisStyle, size: 58, values: (_, splits) => splits.map((split) => (split === null ? "" : figure(split))) },
+    ],
+    series: [
+      {},
+      { stroke: (self) => (self.root.classList.contains("smooth") ? colour.faint : colour.loss), width: 1.5, points: { show: false } },
+      { stroke: colour.loss, width: 2, points: { show: false }, show: false },
+      { stroke: colour.tested, width: 1.5, dash: [6, 4], points: { show: true, size: 6, fill: colour.tested, stroke: colour.tested } },
+    ],
+    cursor: {
+      drag: { x: true, y: false, setScale: false },
+      points: { size: 7 },
+      bind: { dblclick: () => () => { now.current.onZoom(null); return null; } },
+    },
+    hooks: {
+      setSelect: [(self) => {
+        if (self.select.width < 4) return;
+        const zoom = { min: self.posToVal(self.select.left, "x"), max: self.posToVal(self.select.left + self.select.width, "x") };
+        self.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+        now.current.onZoom(zoom);
+      }],
+      setCursor: [(self) => onHover(self.cursor.idx ?? null)],
+      draw: [(self) => drawMarks(self, now.current.marks, colour)],
+    },
+  };
+}
+
+/** More checkpoints than this in sight would be a wall. */
+const MOST_MARKS = 120;
+
+function drawMarks(self: uPlot, marks: Mark[], colour: { checkpoint: string; restart: string; text: string }) {
+  const { ctx } = self;
+  const { left, top, width, height } = self.bbox;
+  const { min, max } = self.scales["x"] ?? {};
+  if (min === undefined || max === undefined || min === null || max === null) return;
+  const seen = marks.filter(({ at }) => at >= min && at <= max);
+  const every = Math.ceil(seen.length / MOST_MARKS);
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(left, top, width, height);
+  ctx.clip();
+  seen.forEach(({ at, kind }, place) => {
+    if (kind === "checkpoint" && place % every !== 0) return;
+    const x = Math.round(self.valToPos(at, "x", true)) + 0.5;
+    ctx.strokeStyle = colour[kind];
+    ctx.fillStyle = colour[kind];
+    ctx.lineWidth = kind === "restart" ? 2 : 1;
+    ctx.setLineDash(kind === "restart" ? [] : [2, 4]);
+    ctx.beginPath();
+    ctx.moveTo(x, top);
+    ctx.lineTo(x, top + height);
+    ctx.stroke();
+    ctx.setLineDash([]);
+    const size = 4 * devicePixelRatio;
+    ctx.beginPath();
+    ctx.moveTo(x - size, top + height);
+    ctx.lineTo(x + size, top + height);
+    ctx.lineTo(x, top + height - size * 1.5);
+    ctx.fill();
+  });
+  ctx.restore();
+}

@@ -1,0 +1,153 @@
+// Terminal sessions: shells on ptys, each in a host of its own, that outlive this page.
+
+import { signal } from "@preact/signals";
+import { ask, Refused, refusal, send, words } from "../net/ask.ts";
+import { events } from "../net/sse.ts";
+import type { LogRecord, Terminal } from "../net/types.ts";
+
+export const terminals = signal<readonly Terminal[]>([]);
+export const terminalsAre = signal<"unread" | "read" | "absent">("unread");
+export const terminalsError = signal<string | null>(null);
+
+export async function readTerminals() {
+  try {
+    terminals.value = (await ask<{ terminals: Terminal[] }>("GET", "/api/terminals")).terminals;
+    terminalsAre.value = "read";
+    terminalsError.value = null;
+  } catch (error) {
+    if (error instanceof Refused && error.status === 404) terminalsAre.value = "absent";
+    else terminalsError.value = words(error);
+  }
+}
+
+const path = (id: string) => `/api/terminals/${encodeURIComponent(id)}`;
+
+export async function openTerminal(): Promise<Terminal> {
+  const { terminal } = await ask<{ terminal: Terminal }>("POST", "/api/terminals", {});
+  await readTerminals();
+  return terminal;
+}
+
+export async function closeTerminal(id: string) {
+  await ask("DELETE", path(id));
+  await readTerminals();
+}
+
+/** A command that `midrun term run` or a program gave, and how it ended. */
+export interface Command {
+  id: string;
+  text: string;
+  exitCode?: number | null;
+  durationMs?: number;
+}
+
+const FIRST_PAUSE = 300;
+const LONGEST_PAUSE = 5000;
+const MOST_COMMANDS = 100;
+const MOST_PARTS = 20_000;
+
+/** One session: what it wrote, and a way to type into it. */
+export class TerminalSession {
+  readonly id: string;
+  readonly ended = signal<string | null>(null);
+  readonly away = signal(false);
+  readonly commands = signal<readonly Command[]>([]);
+  /** Why what was typed did not get there. */
+  readonly refused = signal<string | null>(null);
+  private readonly past: (string | Uint8Array)[] = [];
+  private readonly readers = new Set<(bytes: string | Uint8Array) => void>();
+  private readonly abort = new AbortController();
+  private last = 0;
+  private typed = "";
+  private sending = false;
+  private size = "";
+
+  constructor(id: string) {
+    this.id = id;
+    void this.follow();
+  }
+
+  feed(to: (bytes: string | Uint8Array) => void): () => void {
+    for (const part of this.past) to(part);
+    this.readers.add(to);
+    return () => this.readers.delete(to);
+  }
+
+  /** Sends what is typed, in order: one request is under way, what comes meanwhile goes with the next. */
+  type(text: string) {
+    if (this.ended.value !== null) return;
+    this.typed += text;
+    if (!this.sending) void this.send();
+  }
+
+  private async send() {
+    this.sending = true;
+    while (this.typed !== "") {
+      const part = this.typed.slice(0, 8192);
+      try {
+        const answer = await send(`${path(this.id)}/input`, { method: "POST", body: part, headers: { "content-type": "text/plain" } });
+        if (answer.ok) {
+          this.typed = this.typed.slice(part.length);
+          this.refused.value = null;
+        } else if (answer.status === 429) await new Promise((go) => setTimeout(go, 200));
+        else throw await refusal(answer);
+      } catch (error) {
+        this.refused.value = words(error);
+        this.typed = "";
+      }
+    }
+    this.sending = false;
+  }
+
+  async resize(rows: number, columns: number) {
+    const size = `${rows}x${columns}`;
+    if (size === this.size || this.ended.value !== null || rows < 1 || columns < 1) return;
+    this.size = size;
+    await ask("POST", `${path(this.id)}/resize`, { rows, columns }).catch(() => {});
+  }
+
+  private async follow() {
+    let pause = FIRST_PAUSE;
+    while (!this.abort.signal.aborted && this.ended.value === null) {
+      try {
+        const headers = { accept: "text/event-stream", ...(this.last > 0 && { "last-event-id": String(this.last) }) };
+        const answer = await send(`${path(this.id)}/events`, { headers, signal: this.abort.signal });
+        if (answer.status === 204) { this.ended.value ??= "ended"; return; }
+        if (answer.status === 404) { this.ended.value = words(await refusal(answer)); return; }
+        if (!answer.ok || !answer.body) throw new Error();
+        pause = FIRST_PAUSE;
+        this.away.value = false;
+        for await (const { name, data } of events(answer.body)) this.take(name, JSON.parse(data) as LogRecord);
+      } catch { /* opened again below */ }
+      if (this.abort.signal.aborted || this.ended.value !== null) return;
+      this.away.value = true;
+      await new Promise((go) => setTimeout(go, pause));
+      pause = Math.min(pause * 2, LONGEST_PAUSE);
+    }
+  }
+
+  private take(name: string, record: LogRecord) {
+    if (record.seq !== undefined && record.seq <= this.last) return;
+    this.last = record.seq ?? this.last;
+    if (name === "output") {
+      const part = record.text ?? Uint8Array.from(atob(record.base64 ?? ""), (letter) => letter.charCodeAt(0));
+      this.past.push(part);
+      if (this.past.length > MOST_PARTS) this.past.splice(0, MOST_PARTS / 10);
+      for (const reader of this.readers) reader(part);
+    } else if (name === "input") {
+      const command = { id: String(record["command"]), text: record.text ?? "" };
+      this.commands.value = [command, ...this.commands.value].slice(0, MOST_COMMANDS);
+    } else if (name === "completed") {
+      const { command, exitCode, durationMs } = record as unknown as { command: string; exitCode: number | null; durationMs: number };
+      this.commands.value = this.commands.value.map((one) => (one.id === command ? { ...one, exitCode, durationMs } : one));
+    } else if (name === "exit") {
+      const code = record["exitCode"];
+      this.ended.value = typeof code === "number" ? `the shell ended with ${code}` : String(record["reason"] ?? "the shell ended");
+      void readTerminals();
+    }
+  }
+
+  close() {
+    this.abort.abort();
+  }
+}

@@ -1,0 +1,84 @@
+// A terminal on the page: what a pty wrote, and what is typed.
+
+import { Terminal } from "@xterm/xterm";
+import { FitAddon } from "@xterm/addon-fit";
+import "@xterm/xterm/css/xterm.css";
+import { useEffect, useRef } from "preact/hooks";
+import { resolved, shade } from "../theme.ts";
+import { openWithin } from "./policy.ts";
+
+export interface ScreenProps {
+  /** Hands over everything there is and will be; gives what ends it. */
+  feed: (to: (bytes: string | Uint8Array) => void) => () => void;
+  label: string;
+  /** Takes what is typed; without it nothing can be. */
+  onType?: (text: string) => void;
+  onSize?: (rows: number, columns: number) => void;
+  /** The pty's own size, where the page does not set it. */
+  size?: { rows: number; columns: number };
+}
+
+const SCROLLBACK = 10_000;
+
+export function Screen({ feed, label, onType, onSize, size }: ScreenProps) {
+  const box = useRef<HTMLDivElement>(null);
+  const made = useRef<Terminal | null>(null);
+  const look = shade.value;
+  useEffect(() => {
+    const element = box.current;
+    if (!element) return;
+    const terminal = new Terminal({
+      disableStdin: !onType,
+      cursorBlink: false,
+      cursorInactiveStyle: onType ? "outline" : "none",
+      fontFamily: 'ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace',
+      fontSize: 12.5,
+      scrollback: SCROLLBACK,
+      screenReaderMode: true,
+      theme: colours(),
+      ...(size && { rows: size.rows, cols: size.columns }),
+    });
+    made.current = terminal;
+    const fit = new FitAddon();
+    terminal.loadAddon(fit);
+    openWithin(terminal, element);
+    terminal.textarea?.setAttribute("aria-label", label);
+    const fill = () => {
+      if (size || element.clientWidth === 0) return;
+      fit.fit();
+    };
+    const watch = new ResizeObserver(fill);
+    watch.observe(element);
+    terminal.onResize(({ rows, cols }) => onSize?.(rows, cols));
+    fill();
+    onSize?.(terminal.rows, terminal.cols);
+    if (onType) {
+      terminal.onData(onType);
+      terminal.focus();
+    }
+    const leave = feed((bytes) => terminal.write(bytes));
+    return () => {
+      leave();
+      watch.disconnect();
+      terminal.dispose();
+      made.current = null;
+    };
+  }, []);
+  useEffect(() => {
+    if (made.current) made.current.options.theme = colours();
+  }, [look]);
+  return <div class="screen" ref={box} role="region" aria-label={label} data-testid="screen" />;
+}
+
+function colours() {
+  const names = ["black", "red", "green", "yellow", "blue", "magenta", "cyan", "white"] as const;
+  const bright = ["brightBlack", "brightRed", "brightGreen", "brightYellow", "brightBlue", "brightMagenta", "brightCyan", "brightWhite"] as const;
+  const ansi = [...names, ...bright].map((name, place) => [name, resolved(`--ansi-${place}`)]);
+  return {
+    ...Object.fromEntries(ansi),
+    background: resolved("--surface"),
+    foreground: resolved("--text"),
+    cursor: resolved("--accent-text"),
+    selectionBackground: resolved("--selection"),
+  };
+}

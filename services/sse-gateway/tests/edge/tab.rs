@@ -1,0 +1,131 @@
+//! `GET /api/events`: all that one tab watches.
+
+use serde_json::{Value, json};
+use wire::RunStatus;
+
+use crate::support::*;
+use crate::upstream::setup;
+
+async fn tab(edge: &Edge, topics: &str, cursor: &str) -> Events {
+    let request = edge.get(&format!("/api/events?topics={topics}"));
+    Events::open(if cursor.is_empty() { request } else { request.header("last-event-id", cursor) }).await
+}
+
+/// Topic, event, position.
+fn told(event: &Event) -> (String, String, Value) {
+    let text = |key: &str| event.data[key].as_str().expect("a text").to_owned();
+    (text("topic"), text("event"), event.data["id"].clone())
+}
+
+#[actix_web::test]
+async fn a_tab_goes_on_in_every_topic_behind_what_it_has() {
+    let (edge, stub) = setup();
+    let run = edge.registry.add_run();
+    edge.registry.print(&run, "one\n");
+    edge.registry.say(&run, RunStatus::Running);
+    let topics = format!("dev,run:{run},job:j%2C1");
+    let mut first = tab(&edge, &topics, "").await;
+    let mut seen = Vec::new();
+    let mut cursor = String::new();
+    while seen.len() < 4 {
+        let event = first.next().await.unwrap();
+        cursor = event.id.clone();
+        seen.push(told(&event));
+    }
+    seen.sort_by_key(|(topic, event, _)| (topic.clone(), event != "topic.open"));
+    let (topic, log) = (format!("run:{run}"), "training.log".to_owned());
+    assert_eq!((seen[0].0.as_str(), seen[0].1.as_str()), ("dev", "run"));
+    assert_eq!((seen[1].0.as_str(), seen[1].1.as_str()), ("job:j,1", "topic.open"));
+    assert_eq!(seen[2], ("job:j,1".to_owned(), log, json!("1")));
+    assert_eq!(seen[3], (topic.clone(), "output".to_owned(), json!("1")));
+    drop(first);
+
+    edge.registry.print(&run, "two\n");
+    edge.registry.say(&run, RunStatus::Stopping);
+    let mut again = tab(&edge, &topics, &cursor).await;
+    let mut seen = Vec::new();
+    while seen.len() < 4 {
+        seen.push(told(&again.next().await.unwrap()));
+    }
+    assert_eq!(stub.last().header("last-event-id"), Some("1"), "the control plane is asked for what follows");
+    assert!(seen.iter().any(|told| *told == (topic.clone(), "output".to_owned(), json!("2"))), "{seen:?}");
+    assert!(!seen.iter().any(|told| *told == (topic.clone(), "output".to_owned(), json!("1"))), "{seen:?}");
+    assert_eq!(seen.iter().filter(|(topic, ..)| topic == "dev").count(), 1, "{seen:?}");
+}
+
+#[actix_web::test]
+async fn a_topic_that_ends_says_so_and_the_others_go_on() {
+    let edge = edge();
+    let run = edge.registry.add_run();
+    edge.registry.print(&run, "all\n");
+    edge.registry.exit(&run, 0);
+    let mut tab = tab(&edge, &format!("run:{run},dev"), "").await;
+    let mut seen = Vec::new();
+    while seen.len() < 4 {
+        let (topic, event, _) = told(&tab.next().await.unwrap());
+        seen.push(format!("{} {event}", topic.split(':').next().unwrap()));
+    }
+    seen.sort();
+    assert_eq!(seen, ["dev run", "run exit", "run output", "run topic.end"]);
+    edge.registry.say(&run, RunStatus::Lost);
+    assert_eq!(tab.next().await.unwrap().data["data"]["status"], "lost");
+}
+
+#[actix_web::test]
+async fn what_the_control_plane_does_not_have_is_missing_and_what_breaks_is_tried_again() {
+    let (edge, stub) = setup();
+    let mut tab = tab(&edge, "jobs,job:j1", "").await;
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        seen.push(told(&tab.next().await.unwrap()));
+    }
+    assert!(seen.iter().any(|(topic, event, _)| topic == "jobs" && event == "topic.missing"), "{seen:?}");
+    stub.push("BREAK");
+    let mut after = Vec::new();
+    while after.len() < 3 {
+        after.push(told(&tab.next().await.unwrap()).1);
+    }
+    assert_eq!(after, ["topic.away", "topic.open", "training.log"]);
+    stub.push("event: end\ndata: {}\n\n");
+    assert_eq!(told(&tab.next().await.unwrap()).1, "topic.end");
+    let mut usage = self::tab(&edge, "usage:r000000000000000", "").await;
+    assert_eq!(told(&usage.next().await.unwrap()).1, "topic.missing");
+}
+
+#[actix_web::test]
+async fn topics_are_checked_and_the_token_too() {
+    let edge = edge();
+    for odd in [
+        "",
+        "topics=",
+        "topics=,",
+        "topics=nothing",
+        "topics=run:",
+        "topics=run:../x",
+        "topics=job:",
+        "topics=dev,x",
+    ] {
+        assert_eq!(edge.json(edge.get(&format!("/api/events?{odd}"))).await.0, 400, "{odd}");
+    }
+    let many = (0..40).map(|n| format!("job:{n}")).collect::<Vec<_>>().join(",");
+    assert_eq!(edge.json(edge.get(&format!("/api/events?topics={many}"))).await.0, 400);
+    let url = edge.url("/api/events?topics=dev");
+    assert_eq!(edge.json(edge.http.get(&url)).await.0, 401);
+    let by_query = soon(edge.http.get(format!("{url}&token={TOKEN}")).send()).await.unwrap();
+    assert_eq!(by_query.status(), 200);
+    edge.until_metric(r#"midrun_sse_clients{stream="tab"}"#, 1).await;
+    drop(by_query);
+    edge.until_metric(r#"midrun_sse_clients{stream="tab"}"#, 0).await;
+}
+
+#[actix_web::test]
+async fn a_runs_processes_are_looked_at_while_somebody_watches() {
+    let edge = edge();
+    let run = edge.registry.add_run();
+    let mut tab = tab(&edge, &format!("usage:{run}"), "").await;
+    for _ in 0..2 {
+        let event = tab.next().await.unwrap();
+        assert_eq!(event.data["event"], "usage");
+        assert!(event.data["data"]["processes"].is_array(), "{:?}", event.data);
+    }
+}

@@ -1,0 +1,94 @@
+// A server, a browser and a page on it, and what every test asks of a page.
+
+import assert from "node:assert/strict";
+import { mkdirSync, readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { chromium } from "playwright-core";
+
+import { Project, Server } from "./server.mjs";
+
+const OUT = resolve(import.meta.dirname, "../out/screenshots");
+export const LIMIT_MS = 60_000;
+const FLAGS = [
+  "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+  "--disable-component-update", "--disable-sync", "--js-flags=--expose-gc",
+];
+const AXE = readFileSync(resolve(import.meta.dirname, "node_modules/axe-core/axe.min.js"), "utf8");
+/** What a browser says of a server that is away, and of answers that are a "no". */
+const EXPECTED = /ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|ERR_FAILED|40[0-9] \(|50[0-9] \(/;
+
+export class Stage {
+  /** @param {(project: Project) => void} [prepare] */
+  static async set(prepare) {
+    mkdirSync(OUT, { recursive: true });
+    const project = new Project();
+    prepare?.(project);
+    const server = await Server.start(project);
+    const browser = await chromium.launch({ executablePath: process.env["CHROMIUM"] ?? "/usr/bin/chromium", args: FLAGS });
+    return new Stage(project, server, browser);
+  }
+
+  /** @param {Project} project @param {Server} server @param {import("playwright-core").Browser} browser */
+  constructor(project, server, browser) {
+    this.project = project;
+    this.server = server;
+    this.browser = browser;
+    /** @type {string[]} */
+    this.complaints = [];
+  }
+
+  /** @param {string} hash @param {import("playwright-core").BrowserContextOptions} [options] */
+  async page(hash = "#/", options = {}) {
+    const context = await this.browser.newContext({ viewport: { width: 1280, height: 900 }, acceptDownloads: true, ...options });
+    const page = await context.newPage();
+    page.setDefaultTimeout(LIMIT_MS);
+    page.on("pageerror", (error) => this.complaints.push(`${error}`));
+    page.on("console", (message) => {
+      if (message.type() === "error" && !EXPECTED.test(message.text())) this.complaints.push(message.text());
+    });
+    await page.goto(`${this.server.url}/${hash}`);
+    return page;
+  }
+
+  /** Kills the server, and starts another one in its place. @param {number} port */
+  async restart(port) {
+    this.server = await Server.start(this.project, port);
+  }
+
+  async strike() {
+    await this.browser.close();
+    await this.server.stop();
+    const left = this.project.leftovers();
+    this.project.remove();
+    assert.deepEqual(left, [], "processes are left");
+    assert.deepEqual(this.complaints, [], "the page complained");
+  }
+}
+
+/** @param {import("playwright-core").Page} page @param {string} name */
+export const shot = (page, name) => page.screenshot({ path: join(OUT, `${name}.png`), fullPage: true });
+
+/** Nothing that axe calls serious or critical. @param {import("playwright-core").Page} page @param {string} where */
+export async function isAccessible(page, where) {
+  await page.evaluate(AXE);
+  const found = await page.evaluate(async () => {
+    const axe = /** @type {any} */ (globalThis).axe;
+    const { violations } = await axe.run();
+    return violations
+      .filter((/** @type {any} */ { impact }) => impact === "serious" || impact === "critical")
+      .map((/** @type {any} */ { id, nodes }) => `${id}: ${nodes.map((/** @type {any} */ node) => `${node.target} (${node.any[0]?.message ?? ""})`).join(", ")}`);
+  });
+  assert.deepEqual(found, [], where);
+}
+
+/** @param {import("playwright-core").Page} page @param {number} width @param {string} where */
+export async function fits(page, width, where) {
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+  assert.ok(wide <= width, `${where} is ${wide} px wide`);
+}
+
+/** The content of what `act` makes the page save. @param {import("playwright-core").Page} page @param {() => Promise<void>} act */
+export async function saved(page, act) {
+  const [download] = await Promise.all([page.waitForEvent("download"), act()]);
+  return { name: download.suggestedFilename(), text: readFileSync(await download.path(), "utf8") };
+}

@@ -1,0 +1,186 @@
+// States that come seldom: failures, waiting, an absent server, a foreign token. Trainings are played by script.
+
+import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+
+import { until } from "./server.mjs";
+import { isAccessible, shot, Stage } from "./stage.mjs";
+
+/** @type {Stage} */
+let stage;
+/** @type {import("playwright-core").Page} */
+let page;
+/** @param {string} name */
+const gate = (name) => join(stage.project.home, name);
+/** @param {string} name */
+const open = (name) => writeFileSync(gate(name), "");
+/** @param {number} step @param {object} more */
+const log = (step, more) => ["emit", { type: "training.log", step, ...more }];
+
+before(async () => {
+  stage = await Stage.set((project) => {
+    const gate = (/** @type {string} */ name) => ["await", join(project.home, name)];
+    project.script({
+      quiet: [gate("quiet"), log(1, { evalLoss: 2.5 }), gate("quiet2"), log(2, { evalLoss: 2.25 }), gate("quiet3"), ["emit", { type: "training.completed", metrics: { accuracy: 0.5 } }]],
+      failing: [log(1, { loss: 1 }), ["emit", { type: "training.failed", error: "CUDA out of memory: 12 GiB asked for, 11 there" }]],
+      done: [log(1, { loss: 1 }), ["checkpoint", 1], ["emit", { type: "training.completed" }]],
+      holding: [log(1, { loss: 1 }), ["checkpoint", 1], gate("holding"), log(2, { loss: 0.5 }), ["hold"]],
+      second: [["hold"]],
+      third: [["hold"]],
+    });
+  });
+  page = await stage.page("#/jobs");
+});
+
+after(() => stage?.strike());
+
+test("no jobs yet", async () => {
+  await page.getByText("No jobs yet").waitFor();
+  await isAccessible(page, "an empty list");
+  await shot(page, "jobs-none");
+});
+
+test("a job that says nothing waits, and shows an evaluation without a loss", async () => {
+  const job = await stage.server.train("quiet");
+  await page.locator(`[data-job="${job}"]`).getByText("running").waitFor();
+  const other = await stage.page(`#/jobs/${job}`);
+  await other.getByText("Waiting for training.log events…").waitFor();
+  await shot(other, "job-waiting");
+  open("quiet");
+  await other.getByTestId("chart").waitFor();
+  await other.getByTestId("legend").getByText("eval loss").waitFor();
+  assert.equal(await other.getByTestId("chart").getAttribute("data-points"), "1");
+  open("quiet2");
+  await until("two points", async () => (await other.getByTestId("chart").getAttribute("data-points")) === "2");
+  open("quiet3");
+  await other.locator(".page-head").getByText("completed").waitFor();
+  await other.getByRole("region", { name: "Artifacts" }).getByText("accuracy").waitFor();
+  await page.locator(`[data-job="${job}"]`).getByText("completed").waitFor();
+  await other.context().close();
+});
+
+test("a failed job says why, in red", async () => {
+  const job = await stage.server.train("failing");
+  const other = await stage.page(`#/jobs/${job}`);
+  await other.getByRole("alert").getByText("CUDA out of memory").waitFor();
+  await other.locator(".page-head").getByText("failed").waitFor();
+  await isAccessible(other, "a failed job");
+  await shot(other, "job-failed");
+  await other.context().close();
+});
+
+test("jobs are found by name and id, one status at a time, and live", async () => {
+  const running = await stage.server.train("holding");
+  for (const name of ["second", "third"]) await stage.server.train(name);
+  const queued = await stage.server.train("second");
+  await page.locator(`[data-job="${queued}"]`).getByText("queued").waitFor();
+  const rows = page.locator("[data-job]");
+  await page.getByLabel("Search jobs by name or id").fill("HOLD");
+  await until("one row", async () => (await rows.count()) === 1);
+  await page.getByLabel("Search jobs by name or id").fill(queued.toUpperCase());
+  await page.locator(`[data-job="${queued}"]`).waitFor();
+  assert.equal(await rows.count(), 1);
+  await page.getByLabel("Search jobs by name or id").fill("nothing like it");
+  await page.getByText("No matches").waitFor();
+  assert.equal(await page.getByText("No jobs yet").count(), 0);
+  await shot(page, "jobs-no-matches");
+  await page.getByRole("button", { name: "Show all jobs" }).click();
+  for (const [chip, name] of [["Failed", "failing"], ["Completed", "quiet"], ["Queued", "second"], ["Running", "holding"]]) {
+    await page.getByRole("radio", { name: chip }).click();
+    await rows.filter({ hasText: name }).first().waitFor();
+    assert.equal(await page.getByRole("radio", { checked: true }).count(), 1);
+    for (const status of await rows.locator(".pill").allTextContents()) assert.equal(status, chip?.toLowerCase());
+  }
+  await page.getByRole("radio", { name: "Running" }).focus();
+  await page.keyboard.press("ArrowLeft");
+  await page.getByRole("radio", { name: "All", checked: true }).waitFor();
+  await page.getByRole("button", { name: "Refresh" }).click();
+  await page.locator(".spin").waitFor();
+  await page.locator(".spin").waitFor({ state: "detached" });
+  await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
+  await page.locator(`[data-job="${running}"]`).getByRole("button", { name: /^Copy the id/ }).click();
+  assert.equal(await page.evaluate(() => navigator.clipboard.readText()), running);
+  await isAccessible(page, "a list of jobs");
+  await shot(page, "jobs");
+  await page.locator(`[data-job="${running}"] a`).click();
+  await page.getByRole("heading", { name: "holding" }).waitFor();
+});
+
+test("an interrupted stream says so until the next frame, and nothing is lost or doubled", async () => {
+  await page.getByTestId("chart").waitFor();
+  const before = Number(await page.getByTestId("events").getAttribute("data-count"));
+  const job = page.url().split("/").at(-1);
+  const other = await stage.page("#/");
+  await other.route("**/api/events**", (route) => route.abort());
+  await other.goto(`${stage.server.url}/#/jobs/${job}`);
+  await other.getByText("Event stream interrupted.").waitFor();
+  await other.getByTestId("link").getByText("Reconnecting").waitFor();
+  await shot(other, "job-interrupted");
+  await other.unroute("**/api/events**");
+  await other.getByTestId("link").getByText("Live").waitFor();
+  open("holding");
+  await other.getByText("Event stream interrupted.").waitFor({ state: "detached" });
+  for (const tab of [page, other]) {
+    await until("the new event, once", async () => Number(await tab.getByTestId("events").getAttribute("data-count")) === before + 1);
+    assert.equal(await tab.getByTestId("chart").getAttribute("data-points"), "2");
+  }
+  await other.context().close();
+});
+
+test("the playground streams, stops, and says what the model refuses", async () => {
+  await page.goto(`${stage.server.url}/#/playground`);
+  await page.getByLabel("Job").selectOption({ label: (await page.getByRole("option", { name: /^holding/ }).first().textContent()) ?? "" });
+  await page.getByLabel("Model").getByRole("option", { name: "Checkpoint at step 1" }).waitFor({ state: "attached" });
+  await page.getByLabel("Prompt").fill(`gate ${gate("never")}`);
+  await page.getByRole("button", { name: "Ask" }).click();
+  const answer = page.getByTestId("answer");
+  await answer.getByText("gate ").waitFor();
+  await page.getByRole("button", { name: "Stop" }).click();
+  await answer.getByText("Stopped.").waitFor();
+  await page.getByLabel("Prompt").fill("refuse");
+  await page.getByRole("button", { name: "Ask" }).click();
+  await answer.getByText(/the vocabulary does not fit/).waitFor();
+  await shot(page, "playground-refused");
+});
+
+test("what is not there says so", async () => {
+  for (const [hash, text] of [["#/jobs/no-such-job", /has no job "no-such-job"/], ["#/runs/rnone", /there is no run rnone/], ["#/nowhere", /There is no page at/]]) {
+    await page.goto(`${stage.server.url}/${hash}`);
+    await page.getByText(text ?? "").first().waitFor();
+  }
+});
+
+test("a page with a foreign token reloads once and then says what to do", async () => {
+  const other = await stage.page("#/");
+  await other.route(`${stage.server.url}/`, async (route) => {
+    const answer = await route.fetch();
+    await route.fulfill({ response: answer, body: (await answer.text()).replaceAll(stage.server.token, "0123456789abcdef-not-the-token") });
+  });
+  await other.reload();
+  await other.getByText("has a new token. Reloading this page.").waitFor();
+  await other.getByText("This page is not allowed in").waitFor();
+  await isAccessible(other, "a page that is not allowed in");
+  await shot(other, "token-wrong");
+  await other.unrouteAll();
+  await other.getByRole("button", { name: "Reload" }).click();
+  await other.getByTestId("link").getByText("Live").waitFor();
+  await other.context().close();
+});
+
+test("the server is killed and comes back with another token: the page goes on", async () => {
+  await page.goto(`${stage.server.url}/#/`);
+  await page.locator(".run-card").first().waitFor();
+  const { port, token } = stage.server;
+  await stage.server.kill();
+  await page.getByTestId("link").getByText("Reconnecting").waitFor();
+  await page.getByText("The server is away.").waitFor();
+  await isAccessible(page, "a page without its server");
+  await shot(page, "server-away");
+  await stage.restart(port);
+  assert.notEqual(stage.server.token, token);
+  await page.getByTestId("link").getByText("Live").waitFor();
+  await page.getByText("The server is away.").waitFor({ state: "detached" });
+  await page.locator(".run-card, .run-list li").first().waitFor();
+});
