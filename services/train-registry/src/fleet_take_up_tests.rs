@@ -90,7 +90,7 @@ fn a_runner_that_failed_may_have_left_its_job() {
     for (status, want) in [("failed", 1), ("completed", 0), ("cancelled", 0)] {
         let mut fleet = fleet();
         let run = started(&mut fleet);
-        for step in [ready(), Step::Finished { status: status.into() }] {
+        for step in [ready(), Step::Finished { status: status.into(), reason: None }] {
             fleet.happened(&run, &step, NOW);
         }
         let effects = fleet.happened(&run, &Step::Exit { code: 1, signal: None }, NOW);

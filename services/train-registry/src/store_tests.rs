@@ -85,6 +85,7 @@ fn saved(run: &str, phase: Phase) -> Saved {
         code: Code { artifact, manifest: None },
         replaces: None,
         replaced_by: None,
+        origin: None,
         phase,
         settled: false,
     }
