@@ -86,6 +86,7 @@ fn saved(run: &str, phase: Phase) -> Saved {
         origin: None,
         replaces: None,
         replaced_by: None,
+        origin: None,
         phase,
         settled: false,
     }

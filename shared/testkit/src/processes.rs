@@ -24,11 +24,16 @@ pub async fn eventually<T>(what: &str, limit: Duration, mut found: impl FnMut() 
     }
 }
 
-/// Whether the process exists and has not exited; a zombie has.
+/// Whether the process exists and has not exited. A zombie has, once the last of its threads is gone: until then they
+/// hold its files and locks.
 pub fn alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
-    state.is_some_and(|state| !matches!(state, "Z" | "X"))
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    // Fields 3 and 20 of proc(5).
+    match (fields.first(), fields.get(17).and_then(|threads| threads.parse::<u32>().ok())) {
+        (Some(&("Z" | "X")), threads) => threads.is_some_and(|threads| threads > 1),
+        (state, _) => state.is_some(),
+    }
 }
 
 /// Waits until the process is gone.
