@@ -486,7 +486,7 @@ impl RunState {
             reason: self.reason(),
             last_checkpoint: self.last_checkpoint,
             resume: self.resume(),
-            from_scratch: self.from_scratch(),
+            from_scratch: self.scratch_because(),
             config: self.changed.clone(),
         }
     }
@@ -495,7 +495,7 @@ impl RunState {
         self.origin.as_ref().and_then(Origin::resume).cloned()
     }
 
-    fn from_scratch(&self) -> Option<String> {
+    fn scratch_because(&self) -> Option<String> {
         match &self.origin.as_ref()?.start {
             Start::At(_) => None,
             Start::Scratch(why) => Some(why.clone()),
@@ -514,7 +514,7 @@ impl RunState {
             exit_code: self.end().and_then(|end| end.code),
             reason: self.reason(),
             resume: self.resume(),
-            from_scratch: self.from_scratch(),
+            from_scratch: self.scratch_because(),
             config: self.changed.clone(),
         }
     }
