@@ -441,6 +441,10 @@ impl Fleet {
                 Vec::new()
             }
             Step::Exit { code, signal } => self.exited(id, *code, *signal, now),
+            Step::Signal { content_hash: Some(hash), .. } => {
+                run.signalled(hash, now);
+                Vec::new()
+            }
             Step::Output { .. } | Step::Signal { .. } | Step::Note { .. } => Vec::new(),
         }
     }
