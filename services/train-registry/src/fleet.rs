@@ -455,6 +455,10 @@ impl Fleet {
                 true => vec![Effect::Publish(DevEvent::Run(run.frame()))],
                 false => Vec::new(),
             },
+            Step::Signal { content_hash: Some(hash), .. } => {
+                run.signalled(hash, now);
+                Vec::new()
+            }
             Step::Output { .. } | Step::Dropped { .. } | Step::Signal { .. } | Step::Note { .. } => {
                 Vec::new()
             }

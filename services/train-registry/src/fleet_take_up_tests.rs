@@ -144,3 +144,21 @@ fn a_start_that_somebody_asked_for_is_not_made_behind_their_back() {
     let effects = second.rebuilt(rebuild("a", 0.1), "index.ts", NOW);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Start(_))));
 }
+
+#[test]
+fn a_swap_that_an_earlier_server_asked_for_is_not_asked_for_again() {
+    let mut first = fleet();
+    let run = started(&mut first);
+    let mut second = fleet();
+    second.restore(first.saved(&run).unwrap(), &steps(vec![ready()]), NOW);
+    // Its host was slow to carry it out, and the first build of this server is slower.
+    for step in [
+        Step::Signal { signal: 12, why: String::new(), content_hash: Some("b".into()) },
+        Step::Swap { content_hash: "b".into(), ok: true, reason: None, took_ms: None },
+    ] {
+        second.happened(&run, &step, NOW);
+    }
+    let effects = second.rebuilt(rebuild("b", 0.1), "index.ts", NOW);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Swap { .. })), "{effects:?}");
+    assert_eq!(second.view(&run).unwrap().content_hash, "b".into());
+}

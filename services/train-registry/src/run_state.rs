@@ -272,10 +272,7 @@ impl RunState {
             Step::Job { id, .. } => self.job = Some(id.clone()),
             Step::Training(started) => self.training(started.clone()),
             Step::Checkpoint { step } => self.checkpoint(*step),
-            Step::Signal { content_hash: Some(hash), .. } => {
-                let artifact = Artifact { content_hash: hash.clone(), ..self.started_with.artifact.clone() };
-                self.ask_swap(Code { artifact, manifest: None }, self.started_at);
-            }
+            Step::Signal { content_hash: Some(hash), .. } => self.signalled(hash, self.started_at),
             Step::Swap { content_hash, ok, .. } => {
                 self.answer_swap(content_hash, *ok, self.started_at);
             }
@@ -336,6 +333,14 @@ impl RunState {
             self.asked.pop_front();
         }
         self.asked.push_back(Asked { code, at: now });
+    }
+
+    /// The host signalled the runner to take `hash`. A server before this one may have asked for it.
+    pub(crate) fn signalled(&mut self, hash: &ContentHash, now: Moment) {
+        if !self.asked.iter().any(|asked| asked.code.hash() == hash) {
+            let artifact = Artifact { content_hash: hash.clone(), ..self.started_with.artifact.clone() };
+            self.ask_swap(Code { artifact, manifest: None }, now);
+        }
     }
 
     /// The runner answered for `hash`. Says how long it took, if the question is remembered.

@@ -86,7 +86,6 @@ fn saved(run: &str, phase: Phase) -> Saved {
         origin: None,
         replaces: None,
         replaced_by: None,
-        origin: None,
         phase,
         settled: false,
     }

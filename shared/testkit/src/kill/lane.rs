@@ -490,9 +490,10 @@ pub(super) fn is_live(run: &Value) -> bool {
     )
 }
 
-/// Whether a run is armed and has its job.
+/// Whether a run is armed, has its job, and has a process: that one has ended may not be known yet.
 pub(super) fn is_at_work(run: &Value) -> bool {
-    run["status"] == "running" && run["jobId"].is_string()
+    let pid = run["pid"].as_u64().and_then(|pid| pid.try_into().ok());
+    run["status"] == "running" && run["jobId"].is_string() && pid.is_some_and(alive)
 }
 
 /// Looks until `found` finds something.

@@ -74,7 +74,8 @@ impl LogOnDisk {
     }
 
     fn steps(&self) -> Vec<u64> {
-        let text: String = self.records.iter().filter_map(|record| record["text"].as_str()).collect();
+        let output = self.records.iter().filter(|record| record["type"] == "output");
+        let text: String = output.filter_map(|record| record["text"].as_str()).collect();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let steps = whole.lines().filter_map(|line| line.strip_prefix("STEP ")?.split(' ').next());
         steps.map(|step| step.parse().unwrap_or(0)).collect()
