@@ -86,7 +86,7 @@ test("smoothing, a logarithmic scale and every axis draw", async () => {
   await page.getByLabel("Log scale").check();
   await changes("a log scale");
   for (const axis of ["Relative time", "Wall time", "Step"]) {
-    await page.getByText(axis, { exact: true }).click();
+    await page.locator(".segments").getByText(axis, { exact: true }).click();
     await changes(axis);
   }
   await shot(page, "job-smoothed-log");

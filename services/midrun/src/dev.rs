@@ -188,6 +188,7 @@ impl Parts {
             title: format!("{} · midrun", project.name()),
             version: env!("CARGO_PKG_VERSION").into(),
             workers: wanted.workers,
+            trace_ui: wanted.trace_ui.clone(),
             limits: sse_gateway::Limits::default(),
         };
         let peers = sse_gateway::Peers {

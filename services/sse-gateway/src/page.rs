@@ -38,7 +38,8 @@ impl Page {
         let token = TOKEN_METAS.iter().map(|name| meta(name, settings.token.expose()));
         let live = LIVE_METAS.iter().map(|name| meta(name, "true"));
         let version = meta("midrun-version", &settings.version);
-        let metas: String = token.chain(live).chain([version]).collect();
+        let trace_ui = settings.trace_ui.iter().map(|url| meta("midrun-trace-ui", url));
+        let metas: String = token.chain(live).chain([version]).chain(trace_ui).collect();
         let index = file_named(INDEX).map_or(UNBUILT.into(), String::from_utf8_lossy);
         let index = index
             .replace("{{title}}", &escape(&settings.title))

@@ -20,6 +20,8 @@ pub struct Settings {
     pub version: String,
     /// Threads that serve requests.
     pub workers: usize,
+    /// Where a trace is looked at, `{traceId}` in it; no link without it.
+    pub trace_ui: Option<String>,
     /// What is bounded, and where.
     pub limits: Limits,
 }
@@ -73,6 +75,7 @@ impl Settings {
             title: "midrun".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             workers: cores.min(WORKERS),
+            trace_ui: None,
             limits: Limits::default(),
         }
     }

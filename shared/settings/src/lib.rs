@@ -42,11 +42,13 @@ pub struct Gateway {
     pub allowed_hosts: Vec<String>,
     /// Threads that serve requests.
     pub workers: usize,
+    /// Where a trace is looked at, `{traceId}` in it: `http://localhost:16686/trace/{traceId}`. Studio links there.
+    pub trace_ui: Option<String>,
 }
 
 impl Default for Gateway {
     fn default() -> Self {
-        Self { host: "127.0.0.1".into(), port: 4000, allowed_hosts: Vec::new(), workers: 2 }
+        Self { host: "127.0.0.1".into(), port: 4000, allowed_hosts: Vec::new(), workers: 2, trace_ui: None }
     }
 }
 

@@ -31,6 +31,8 @@ interface Mark {
 const HEIGHT = 320;
 const LOW_HEIGHT = 240;
 const NARROW = 560;
+/** So few points are drawn one by one: a line has no beginning with one. */
+const FEW = 12;
 const FONT = "11px ui-sans-serif, system-ui, sans-serif";
 
 export function LossChart(props: Props) {
@@ -211,7 +213,7 @@ function options(
     ],
     series: [
       {},
-      { stroke: (self) => (self.root.classList.contains("smooth") ? colour.faint : colour.loss), width: 1.5, points: { show: false } },
+      { stroke: (self) => (self.root.classList.contains("smooth") ? colour.faint : colour.loss), width: 1.5, points: { show: (_self, _series, from, to) => to - from < FEW, size: 5, fill: colour.loss } },
       { stroke: colour.loss, width: 2, points: { show: false }, show: false },
       { stroke: colour.tested, width: 1.5, dash: [6, 4], points: { show: true, size: 6, fill: colour.tested, stroke: colour.tested } },
     ],

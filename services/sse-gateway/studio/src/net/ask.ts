@@ -6,7 +6,7 @@ const meta = (name: string) => document.querySelector<HTMLMetaElement>(`meta[nam
 const token = meta("midrun-token");
 export const version = meta("midrun-version");
 /** Where traces are looked at, `{traceId}` in it; empty when no such address is set. */
-export const traceUi = meta("midrun-trace-ui");
+export const traceUi = /^https?:/.test(meta("midrun-trace-ui")) ? meta("midrun-trace-ui") : "";
 
 /** The server knows another token: it was started anew. */
 export const tokenIsForeign = signal(false);

@@ -2,10 +2,10 @@
 // the same.
 
 import { batch, computed, effect, signal } from "@preact/signals";
-import { ask, words } from "../net/ask.ts";
+import { ask, Refused, words } from "../net/ask.ts";
 import { tab } from "../net/tab.ts";
 import type { Frame } from "../net/stream.ts";
-import { isLive, type Diagnostic, type ErrorFrame, type RebuildFrame, type Run, type RunFrame, type SwapFrame } from "../net/types.ts";
+import { isLive, type Diagnostic, type ErrorFrame, type Manifest, type RebuildFrame, type Run, type RunFrame, type SwapFrame } from "../net/types.ts";
 import { afterBuild, afterError, afterSwap, type Save } from "./saves.ts";
 
 export type Build =
@@ -77,6 +77,18 @@ function put(run: Run) {
   runs.value = place < 0 ? [run, ...runs.value] : runs.value.with(place, { ...runs.value[place], ...run });
 }
 
+/** The project's own entry, once it is known, and the entries of the builds that were told of. */
+let ownEntry: string | undefined;
+const entries = new Map<string, string>();
+
+const MOST_ENTRIES = 100;
+
+function rememberEntry(contentHash: string, entry: string) {
+  const oldest = entries.keys().next().value;
+  if (entries.size >= MOST_ENTRIES && oldest !== undefined) entries.delete(oldest);
+  entries.set(contentHash, entry);
+}
+
 // The first build that a server's stream tells of is how things stand, not something that happened just now.
 let toldEpoch = kept?.position.split("-")[0];
 
@@ -94,13 +106,16 @@ function take({ event, data, id = "" }: Frame, news: boolean) {
     case "ready":
     case "rebuild": {
       const frame = data as RebuildFrame;
-      build.value = { state: "good", trainer: frame.trainerName, entry: frame.entry };
-      if (news) saves.value = afterBuild(saves.value, frame, id, Date.now());
+      if (frame.entry === ownEntry) build.value = { state: "good", trainer: frame.trainerName, entry: frame.entry };
+      rememberEntry(frame.contentHash, frame.entry);
+      readBuildSoon();
+      // What was built because a run needed it, nobody saved.
+      if (news && frame.changed.length + frame.decisions.length > 0) saves.value = afterBuild(saves.value, frame, id, Date.now());
       break;
     }
     case "error": {
       const frame = data as ErrorFrame;
-      build.value = { state: "failing", message: frame.message, diagnostics: frame.diagnostics };
+      readBuildSoon();
       if (news) saves.value = afterError(saves.value, frame, id, Date.now());
       break;
     }
@@ -133,18 +148,36 @@ export function followDev() {
   effect(() => {
     if (tab.lives.value > 0) void loadRuns();
   });
-  if (kept) void readBuild();
+  if (kept) readBuildSoon();
 }
 
-/** How the build stands, when the stream goes on behind the word of it. */
+let reading = false;
+let readAgain = false;
+
+function readBuildSoon() {
+  readAgain = true;
+  if (!reading) void readBuild();
+}
+
+/**
+ * How the project's own entry stands. The stream also tells of entries that runs were started with, and an error does
+ * not say whose it is.
+ */
 async function readBuild() {
-  try {
-    const { trainer } = await ask<{ trainer: { name: string } | null }>("GET", "/api/manifest");
-    if (build.value.state === "pending") build.value = { state: "good", trainer: trainer?.name ?? null, entry: "" };
-  } catch (error) {
-    const data = (error as { data?: { error?: string; diagnostics?: Diagnostic[] } }).data;
-    if (data?.error && data.diagnostics && build.value.state === "pending") {
-      build.value = { state: "failing", message: data.error, diagnostics: data.diagnostics };
+  reading = true;
+  while (readAgain) {
+    readAgain = false;
+    try {
+      const manifest = await ask<Manifest>("GET", "/api/manifest");
+      const entry = entries.get(manifest.contentHash) ?? ownEntry ?? "";
+      if (entry !== "") ownEntry = entry;
+      build.value = { state: "good", trainer: manifest.trainer?.name ?? null, entry };
+    } catch (error) {
+      if (error instanceof Refused && error.status === 400) {
+        const diagnostics = error.data["diagnostics"];
+        build.value = { state: "failing", message: error.message, diagnostics: Array.isArray(diagnostics) ? diagnostics : [] };
+      }
     }
   }
+  reading = false;
 }
