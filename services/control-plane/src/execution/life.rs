@@ -125,7 +125,6 @@ fn spec(
         alone_ms: core.settings.alone.map(millis_of),
         early_stop_ms: millis_of(core.settings.stop_grace),
         pty: false,
-        log_cap: None,
         executor: true,
         stdin: Some(text(order.into())?),
     })
