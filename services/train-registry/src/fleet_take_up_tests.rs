@@ -62,12 +62,12 @@ fn cancels(effects: &[Effect]) -> Vec<RunId> {
 fn a_cancel_is_owed_until_it_is_in_the_outbox() {
     let mut first = fleet();
     let run = started(&mut first);
-    assert_eq!(cancels(&first.stop(&run, StopMode::Now, "why", NOW).unwrap()), [run.clone()]);
+    assert_eq!(cancels(&first.stop(&run, StopMode::Now, "why", NOW).unwrap()), std::slice::from_ref(&run));
     assert!(cancels(&first.lost(&run, "gone".into(), NOW)).is_empty(), "one at a time");
     // It died before the cancel was committed.
     let saved = first.saved(&run).unwrap();
     let mut second = fleet();
-    assert_eq!(cancels(&second.restore(saved, &[], NOW)), [run.clone()]);
+    assert_eq!(cancels(&second.restore(saved, &[], NOW)), std::slice::from_ref(&run));
     second.cancel_committed(&run);
     let saved = second.saved(&run).unwrap();
     assert!(cancels(&fleet().restore(saved, &[], NOW)).is_empty());

@@ -47,23 +47,28 @@ impl Expected {
     }
 
     fn check(&self, runs: &[Value]) -> Result<(), String> {
-        let (id_wanted, holds): (&str, Box<dyn Fn(&Value) -> bool>) = match self {
+        let run = match self {
             Self::Anything => return Ok(()),
-            Self::GoesOn { run, pid } => {
-                let pid = *pid;
-                (run, Box::new(move |run| is_at_work(run) && run["pid"].as_u64() == Some(pid)))
-            }
-            Self::IsStarted { run } => (run, Box::new(is_at_work)),
-            Self::IsReplaced { run } => {
-                (run, Box::new(|run| run["endedBy"] == "replaced" && run["exitCode"] == 0))
-            }
-            Self::IsStopped { run } => (run, Box::new(|run| run["endedBy"] == "user")),
-            Self::IsLost { run } => (run, Box::new(|run| run["status"] == "lost")),
+            Self::GoesOn { run, .. }
+            | Self::IsStarted { run }
+            | Self::IsReplaced { run }
+            | Self::IsStopped { run }
+            | Self::IsLost { run } => run,
         };
-        let run = runs.iter().find(|run| id(run) == id_wanted);
-        match run {
-            Some(run) if holds(run) => Ok(()),
+        match runs.iter().find(|seen| id(seen) == *run) {
+            Some(run) if self.holds(run) => Ok(()),
             run => Err(format!("{self:?}, but it is {run:#?}")),
+        }
+    }
+
+    fn holds(&self, run: &Value) -> bool {
+        match self {
+            Self::Anything => true,
+            Self::GoesOn { pid, .. } => is_at_work(run) && run["pid"].as_u64() == Some(*pid),
+            Self::IsStarted { .. } => is_at_work(run),
+            Self::IsReplaced { .. } => run["endedBy"] == "replaced" && run["exitCode"] == 0,
+            Self::IsStopped { .. } => run["endedBy"] == "user",
+            Self::IsLost { .. } => run["status"] == "lost",
         }
     }
 }

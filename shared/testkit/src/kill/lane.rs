@@ -155,7 +155,7 @@ impl Lane {
             self.let_host_go_on(&subject).await;
         }
         if injection.outage == Outage::Forgets {
-            self.forget_jobs().await;
+            self.forget_jobs().await?;
         }
         self.proxy.heal();
         let expected = Expected::of(injection, subject.run, subject.pid, promised);
@@ -444,12 +444,20 @@ impl Lane {
     }
 
     /// What a control plane does not know is not there: its jobs end, whatever the proxy hides.
-    async fn forget_jobs(&self) {
+    async fn forget_jobs(&self) -> Result<(), String> {
         for job in self.jobs_upstream().await {
             let target =
                 format!("/v1/jobs/{}/cancel?{}", job["id"].as_str().unwrap_or_default(), self.scope());
             let _ = self.upstream.ask("POST", target).header("authorization", &self.bearer()).send().await;
         }
+        let end = Instant::now() + LIMIT;
+        while !self.jobs_upstream().await.is_empty() {
+            if Instant::now() >= end {
+                return Err("a cancelled job did not end".to_owned());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     /// The jobs that are not terminal, as the control plane itself knows them.
