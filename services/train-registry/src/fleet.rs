@@ -560,11 +560,11 @@ impl Fleet {
     fn after_end(&mut self, id: &RunId) -> Vec<Effect> {
         let mut effects: Vec<Effect> = self.cancel(id).into_iter().collect();
         let mut done_with = None;
-        if let Some(run) = self.runs.get_mut(id) {
-            if let Phase::Ended(_) = run.phase {
-                effects.push(Effect::Publish(DevEvent::Run(run.frame())));
-                done_with = Some(run.entry.clone());
-            }
+        if let Some(run) = self.runs.get(id)
+            && let Phase::Ended(_) = run.phase
+        {
+            effects.push(Effect::Publish(DevEvent::Run(run.frame())));
+            done_with = Some(run.entry.clone());
         }
         if let Some(entry) = done_with {
             effects.extend(self.unwatch(entry));

@@ -125,6 +125,7 @@ pub fn start(settings: Settings, peers: Peers) -> Handle {
         next_request: Cell::new(1),
         changed: watch::Sender::new(()),
         store: watch::Sender::new(None),
+        taken_up: watch::Sender::new(false),
     });
     let store = core.store.subscribe();
     let address = Registry { core }.start();
@@ -199,6 +200,8 @@ struct Core {
     changed: watch::Sender<()>,
     /// The durable table, or why there is none; nothing while it is being opened.
     store: watch::Sender<Option<Result<Store, String>>>,
+    /// The runs of an earlier server are known.
+    taken_up: watch::Sender<bool>,
 }
 
 fn now() -> Moment {
@@ -221,7 +224,16 @@ impl Core {
         for saved in saved {
             self.take_up(saved).await;
         }
+        self.taken_up.send_replace(true);
         self.changed.send_replace(());
+    }
+
+    /// Waits until the runs of an earlier server are known, so that nobody is told that one of them does not exist.
+    async fn runs_known(&self) {
+        let mut taken_up = self.taken_up.subscribe();
+        if tokio::time::timeout(SETUP_LIMIT, taken_up.wait_for(|known| *known)).await.is_err() {
+            tracing::warn!("runs of an earlier server are still being looked for");
+        }
     }
 
     /// Takes up one run of an earlier server: reads its log, connects to its host, and does what was left undone.
@@ -686,6 +698,7 @@ impl Handler<Envelope<StopRun>> for Registry {
         let core = Rc::clone(&self.core);
         Box::pin(async move {
             let (ask, _held) = envelope.open();
+            core.runs_known().await;
             core.stop_run(ask).await
         })
     }
@@ -702,19 +715,28 @@ impl Handler<Envelope<StopAll>> for Registry {
 }
 
 impl Handler<Envelope<ListRuns>> for Registry {
-    type Result = Result<Vec<Run>, Never>;
+    type Result = ResponseFuture<Result<Vec<Run>, Never>>;
 
-    fn handle(&mut self, _: Envelope<ListRuns>, _: &mut Context<Self>) -> Self::Result {
-        Ok(self.core.fleet.borrow().views())
+    fn handle(&mut self, envelope: Envelope<ListRuns>, _: &mut Context<Self>) -> Self::Result {
+        let core = Rc::clone(&self.core);
+        Box::pin(async move {
+            let _held = envelope.open();
+            core.runs_known().await;
+            Ok(core.fleet.borrow().views())
+        })
     }
 }
 
 impl Handler<Envelope<GetRun>> for Registry {
-    type Result = Result<Run, RunRefusal>;
+    type Result = ResponseFuture<Result<Run, RunRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<GetRun>, _: &mut Context<Self>) -> Self::Result {
-        let run = &envelope.message().run;
-        self.core.fleet.borrow().view(run).ok_or_else(|| RunRefusal::NotFound { run: run.clone() })
+        let core = Rc::clone(&self.core);
+        Box::pin(async move {
+            let (GetRun { run }, _held) = envelope.open();
+            core.runs_known().await;
+            core.fleet.borrow().view(&run).ok_or(RunRefusal::NotFound { run })
+        })
     }
 }
 
@@ -725,6 +747,7 @@ impl Handler<Envelope<ReadLog>> for Registry {
         let core = Rc::clone(&self.core);
         Box::pin(async move {
             let (ask, _held) = envelope.open();
+            core.runs_known().await;
             core.read_log(ask).await
         })
     }

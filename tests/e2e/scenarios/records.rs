@@ -3,10 +3,19 @@
 use serde_json::Value;
 use testkit::Stage;
 
-/// Every record of the run's `events.jsonl`.
+/// Every record of the run's log: of its older files, in the order of their names, and of `events.jsonl`.
 pub(crate) fn records(stage: &Stage, run: &str) -> Vec<Value> {
-    let path = stage.project.dir().join(".midrun/runs").join(run).join("events.jsonl");
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let folder = stage.project.dir().join(".midrun/runs").join(run);
+    let names = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let names = names.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"));
+    let mut older: Vec<String> =
+        names.filter(|name| name.starts_with("events.0") && name.ends_with(".jsonl")).collect();
+    older.sort_unstable();
+    let read = |name: String| {
+        let path = folder.join(name);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let text: String = older.into_iter().chain(["events.jsonl".to_owned()]).map(read).collect();
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect()

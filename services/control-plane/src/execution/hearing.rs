@@ -96,7 +96,7 @@ impl<'a> Hearing<'a> {
     ///
     /// # Errors
     /// The database refused until the control plane went down; the next life goes on.
-    pub(super) async fn to_the_end(
+    pub(super) async fn hear_all(
         &mut self,
         mut stream: Option<UnixStream>,
         wishes: &watch::Sender<Wish>,

@@ -113,7 +113,7 @@ async fn attend(
         wishes: &wishes,
     };
     let mut end = tokio::select! {
-        end = hearing.to_the_end(stream, &wishes) => end?,
+        end = hearing.hear_all(stream, &wishes) => end?,
         never = stopping.watch() => match never {},
     };
     if let End::HostGone { in_vain } = &mut end {

@@ -1,12 +1,13 @@
 //! Ending a run's processes: what the host hosts first, then the host.
 //!
 //! A host that sees its runner end writes the end into the log and goes by itself, so its log is complete wherever it
-//! can be. The host's own SIGTERM and SIGKILL come after that.
+//! can be. The host's own SIGTERM and SIGKILL come after that. Where one of its processes is protected the host must not see
+//! its runner end, since a host leaves nobody behind: it stands still until it is killed.
 
 use std::path::Path;
 use std::time::Duration;
 
-use process::{Marker, Report, Tree, kill_tree};
+use process::{Marker, PidFd, Report, Tree, kill_tree, signal};
 
 use super::look::see;
 use super::resolve::{Host, Subject, foreign};
@@ -37,8 +38,14 @@ pub(crate) fn end(
     let spare = |tree: Tree| protected.iter().fold(tree, |tree, pid| tree.sparing(*pid));
     let whole = spare(tree(subject, host, runs_dir));
     let Host::Alive(identity) = host else { return kill_tree(whole, grace) };
+    let members = tree(subject, host, runs_dir).members().unwrap_or_default();
+    let spares_one = members.iter().any(|one| protected.contains(&one.pid));
+    if spares_one && let Ok(host) = PidFd::open(identity) {
+        // That it cannot be stopped means that it has ended.
+        let _ = host.send(signal::SIGSTOP);
+    }
     let mut report = kill_tree(whole.clone().sparing(identity.pid), grace);
-    let rest = kill_tree(whole, HOST_GRACE);
+    let rest = kill_tree(whole, if spares_one { Duration::ZERO } else { HOST_GRACE });
     report.killed.extend(rest.killed);
     // Who survived the first time may have ended since.
     report.survivors.retain(|one| rest.survivors.iter().any(|still| still.pid == one.pid));

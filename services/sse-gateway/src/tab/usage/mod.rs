@@ -23,13 +23,16 @@ use table::{Marks, Seen};
 
 const PAUSE: Duration = Duration::from_secs(2);
 
+/// The processor time of each process, by pid and start time.
+type Spent = HashMap<(u32, u64), u64>;
+
 struct Watch {
     edge: Arc<Edge>,
     run: RunId,
     topic: String,
     gpus: Gpus,
-    /// When it was looked last, and the processor time of each process then.
-    before: Option<(Instant, HashMap<(u32, u64), u64>)>,
+    /// The last look.
+    before: Option<(Instant, Spent)>,
     over: bool,
 }
 
