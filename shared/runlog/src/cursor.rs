@@ -3,13 +3,13 @@
 use std::io;
 use std::path::Path;
 
-use crate::files::{Files, Listing, REMAINS};
+use crate::files::{Files, Listing, Next, REMAINS};
 use crate::line::seq_of;
 use crate::part::Part;
 
 /// How often to look again for files that went away while they were looked at. The writer removes one in the time it
 /// takes to write another, so a second look finds them.
-const LOOKS: usize = 16;
+const LOOKS: usize = 100;
 
 /// A page's hint holds a file's number above this many bits of offset.
 const OFFSET_BITS: u32 = 40;
@@ -96,35 +96,27 @@ impl Cursor {
 
     /// At the end of a file, as long as it was: sees whether it has grown, or moves on to the next one.
     fn advance(&mut self) -> io::Result<bool> {
-        let listing = self.files.list()?;
-        let next = listing.behind(self.place.number);
-        if next == self.place.number {
-            return self.place.part.look_again();
-        }
+        let next = match self.files.list()?.behind(self.place.number) {
+            Next::In(next) => next,
+            Next::Nowhere => return self.place.part.look_again(),
+            // What can still be read of it is.
+            Next::Gone if self.place.part.look_again()? => return Ok(true),
+            Next::Gone => return self.find_again(),
+        };
         let part = match self.files.open(next) {
             Ok(file) => Part::of(file)?,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(_) if self.place.number == REMAINS => return self.find_again(),
             // Between two files, or this one goes on because the next one could not be made.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && next == listing.newest() => {
-                return self.place.part.look_again();
-            }
-            // It went away.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.place = find(&self.files, self.seq, None)?;
-                return Ok(true);
-            }
-            Err(error) => return Err(error),
+            Err(_) => return self.place.part.look_again(),
         };
         let first = part.first_seq()?;
         // What was written before there was a next one, and it is complete now.
         if self.place.part.look_again()? && self.place.until == u64::MAX {
             return Ok(true);
         }
-        let first = match first {
-            Some(first) => first,
-            None if next == listing.newest() => return Ok(false),
-            // It holds no record at all.
-            None => self.seq,
-        };
+        // Nothing is in it yet.
+        let Some(first) = first else { return Ok(false) };
         let mut place = Place { number: next, part, offset: 0, until: u64::MAX };
         if first > self.seq + 1 {
             // Files went away meanwhile, unless the log itself has lost something.
@@ -136,6 +128,12 @@ impl Cursor {
         self.place = place;
         Ok(true)
     }
+
+    /// The file it is in is gone, and it has read it to its end.
+    fn find_again(&mut self) -> io::Result<bool> {
+        self.place = find(&self.files, self.seq, None)?;
+        Ok(true)
+    }
 }
 
 /// Where the first record behind `after` is or will be.
@@ -145,35 +143,29 @@ fn find(files: &Files, after: u64, hint: Option<u64>) -> io::Result<Place> {
         looks += 1;
         let listing = files.list()?;
         match look(files, &listing, after, hint) {
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound
-                    && looks < LOOKS
-                    && (!listing.numbers.is_empty() || files.newest().exists()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && looks < LOOKS && files.exist() => {}
             found => return found,
         }
     }
 }
 
+/// One look. A listing is no snapshot: files that come or go meanwhile may be in it or not, so what it says is
+/// checked by what is in the files.
 fn look(files: &Files, listing: &Listing, after: u64, hint: Option<u64>) -> io::Result<Place> {
-    let newest = listing.newest();
-    if let Some(hint) = hint {
-        let number = u32::try_from(hint >> OFFSET_BITS).unwrap_or(u32::MAX);
-        let offset = hint & ((1 << OFFSET_BITS) - 1);
-        if number != REMAINS && (number == newest || listing.numbers.contains(&number)) {
-            let part = Part::of(files.open(number)?)?;
-            if part.confirms(after, offset)? {
-                return Ok(Place { number, part, offset, until: u64::MAX });
-            }
-        }
+    if let Some(place) = confirmed(files, listing, after, hint)? {
+        return Ok(place);
     }
-    let mut oldest = None;
+    let newest = listing.newest();
     let whole = listing.numbers.iter().copied().filter(|&number| number != REMAINS).rev();
+    let mut oldest = None;
     for number in std::iter::once(newest).chain(whole) {
         let part = match files.open(number) {
             Ok(file) => Part::of(file)?,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             // Between two files.
-            Err(_) if number == newest && newest > 1 => continue,
-            Err(error) => return Err(error),
+            Err(_) if number == newest => continue,
+            // It is gone, and so are those before it: what is left of them is in the remains.
+            Err(_) => break,
         };
         match part.first_seq()? {
             Some(first) if first <= after.saturating_add(1) => {
@@ -184,12 +176,33 @@ fn look(files: &Files, listing: &Listing, after: u64, hint: Option<u64>) -> io::
             first => oldest = Some((number, part, first.unwrap_or(u64::MAX))),
         }
     }
-    if listing.numbers.first() == Some(&REMAINS) {
-        let part = Part::of(files.open(REMAINS)?)?;
-        let offset = part.search(after)?;
-        let until = oldest.map_or(u64::MAX, |(_, _, first)| first);
-        return Ok(Place { number: REMAINS, part, offset, until });
+    let (number, part, first) = oldest.ok_or(io::ErrorKind::NotFound)?;
+    match files.open(REMAINS) {
+        // There is always a file with a record behind the remains.
+        Ok(_) if first == u64::MAX => Err(io::ErrorKind::NotFound.into()),
+        Ok(file) => {
+            let part = Part::of(file)?;
+            let offset = part.search(after)?;
+            Ok(Place { number: REMAINS, part, offset, until: first })
+        }
+        // Nothing is gone: this is where the log begins.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && number <= REMAINS + 1 => {
+            Ok(Place { number, part, offset: 0, until: u64::MAX })
+        }
+        Err(error) => Err(error),
     }
-    let (number, part, _) = oldest.ok_or(io::ErrorKind::NotFound)?;
-    Ok(Place { number, part, offset: 0, until: u64::MAX })
+}
+
+/// Where `hint` says, if that is right.
+fn confirmed(files: &Files, listing: &Listing, after: u64, hint: Option<u64>) -> io::Result<Option<Place>> {
+    let Some(hint) = hint else { return Ok(None) };
+    let number = u32::try_from(hint >> OFFSET_BITS).unwrap_or(u32::MAX);
+    let offset = hint & ((1 << OFFSET_BITS) - 1);
+    if number == REMAINS || !(number == listing.newest() || listing.numbers.contains(&number)) {
+        return Ok(None);
+    }
+    let Ok(file) = files.open(number) else { return Ok(None) };
+    let part = Part::of(file)?;
+    let is_right = part.confirms(after, offset)?;
+    Ok(is_right.then_some(Place { number, part, offset, until: u64::MAX }))
 }

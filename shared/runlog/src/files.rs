@@ -18,11 +18,22 @@ pub(crate) struct Files {
     suffix: String,
 }
 
-/// What there is of a log.
+/// What there is of a log. No snapshot: of the files that come or go while it is made, each may be in it or not.
 #[derive(Debug)]
 pub(crate) struct Listing {
     /// The numbers of the files that have one, ascending.
     pub(crate) numbers: Vec<u32>,
+}
+
+/// Where a log goes on behind a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// In the file with this number.
+    In(u32),
+    /// Nowhere: the file is the newest one.
+    Nowhere,
+    /// The file itself is gone.
+    Gone,
 }
 
 impl Listing {
@@ -31,9 +42,18 @@ impl Listing {
         self.numbers.last().copied().unwrap_or(REMAINS) + 1
     }
 
-    /// The first file behind `number`.
-    pub(crate) fn behind(&self, number: u32) -> u32 {
-        self.numbers.iter().copied().find(|&other| other > number).unwrap_or_else(|| self.newest())
+    /// Where the log goes on behind `number`.
+    pub(crate) fn behind(&self, number: u32) -> Next {
+        let mut later = self.numbers.iter().copied().filter(|&other| other > number);
+        if number == REMAINS {
+            return Next::In(later.next().unwrap_or_else(|| self.newest()));
+        }
+        // Numbers have no gaps, whatever this listing has missed.
+        match (self.numbers.contains(&number), later.next()) {
+            (true, _) => Next::In(number + 1),
+            (false, None) => Next::Nowhere,
+            (false, Some(_)) => Next::Gone,
+        }
     }
 }
 
@@ -85,15 +105,23 @@ impl Files {
     /// # Errors
     /// The system's: `NotFound` when it is gone, or is not there yet.
     pub(crate) fn open(&self, number: u32) -> io::Result<File> {
+        let is_missing = |opened: &io::Result<File>| {
+            opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
         let numbered = self.numbered(number);
-        match File::open(&numbered) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && number != REMAINS => {
-                let newest = File::open(&self.newest)?;
-                // It may have got its number, and a successor, a moment ago.
-                if numbered.exists() { File::open(numbered) } else { Ok(newest) }
-            }
-            opened => opened,
+        let opened = File::open(&numbered);
+        if number == REMAINS || !is_missing(&opened) {
+            return opened;
         }
+        let newest = File::open(&self.newest);
+        // It may have got its number, and a successor, a moment ago.
+        if is_missing(&newest) || numbered.exists() { File::open(numbered) } else { newest }
+    }
+
+    /// Whether there is anything of this log.
+    pub(crate) fn exist(&self) -> bool {
+        // In this order: the newest one gets its number before there is another.
+        self.newest.exists() || self.list().is_ok_and(|listing| !listing.numbers.is_empty())
     }
 }
 
