@@ -2,13 +2,13 @@
 //!
 //! # What it is
 //!
-//! `/v1` of the contract, on SQLite, plus one executor process for each running job.
+//! `/v1` of the contract, on SQLite, plus one executor for each running job, each in a host process of its own.
 //!
 //! ```text
-//! HTTP --> store (SQLite, WAL) <-- Recorder <-- executor, one process group a job
-//!            |        |                             ^
-//!            |        +--> heads --> SSE streams    | at most N
-//!            +--> dispatch -------------------------+
+//! HTTP --> store (SQLite, WAL) <-- Hearing <-- the host's log <-- host <-- executor
+//!            |        |                                            ^
+//!            |        +--> heads --> SSE streams                   | at most N
+//!            +--> dispatch ----------------------------------------+
 //! ```
 //!
 //! # What holds
@@ -16,12 +16,18 @@
 //! * **The database is the queue and the history.** A job's status changes only with the event that says so, in one
 //!   transaction; nothing follows a terminal event. Streams read pages from the database and are woken, never
 //!   polled, so a slow reader costs nothing and a resumed one sees no gap and no repeat.
-//! * **An executor never outlives its control plane**, and neither does anything in its process group outlive it.
-//! * **A job outlives its control plane.** One found `running` by a new start is queued again, in its old place, and
-//!   resumes from its newest checkpoint, or from where it was created to start, or from scratch. Its events go on:
-//!   what the first life announced (the start, a logged step, a checkpoint) is not announced again.
+//! * **An executor trains on when its control plane is killed.** The next one finds it, and hears from its host's log
+//!   what it said meanwhile: every event once, in order, at the time at which it happened, the exit status included.
+//! * **An executor never outlives its host**, and neither does anything that it started. A host that no control plane
+//!   has been connected to for [`Settings::alone`] has its executor save a checkpoint and exit.
+//! * **A job outlives its executor.** One whose executor was stopped in an orderly end, was left alone for too long, or
+//!   had its host killed is queued again, in its old place, and resumes from its newest checkpoint, or from where it was
+//!   created to start, or from scratch. What an earlier life announced (the start, a logged step, a checkpoint) is not
+//!   announced again. Only a host that is killed before its executor got any further fails its job.
 //! * **A cancel is never lost**, whether it comes before the job (a tombstone: the job is born cancelled), while it
 //!   is queued, while it runs, or just before the control plane is killed.
+//! * **Checkpoints are bounded.** A job keeps its newest ones ([`Settings::keep_checkpoints`]), so also its final one,
+//!   and those that another job was created to go on from; each at least for [`Settings::checkpoint_grace`].
 //! * **No executor output breaks a job.** What is no event goes to the job's bounded log, `executor.log` in its folder.
 //!
 //! # What the contract leaves open
@@ -39,7 +45,7 @@
 //! # What an executor is told and may say
 //!
 //! `MIDRUN_JOB_DIR` is its folder. Stdin: one line `{"jobId", "config", "resumeFrom": {"dir", "step"} | null}`, then
-//! the end. Stdout: events, one JSON object a line. `checkpoint.saved` names its folder under `dir`, or by the first
+//! the end. It runs in the control plane's working folder. Stdout: events, one JSON object a line. `checkpoint.saved` names its folder under `dir`, or by the first
 //! of its artifacts' `path`, or it is `checkpoints/step-N`; within the job's folder in any case. SIGTERM means save a
 //! checkpoint and exit; SIGKILL to its group follows after a grace. An exit without a terminal event is a failure,
 //! unless it was asked to stop.
@@ -105,8 +111,8 @@ pub enum OpenError {
 
 /// A control plane. Clones are the same one.
 ///
-/// To be ended by [`close`](Self::close) or [`Handle::shutdown`]; the executors of one that is merely dropped are
-/// killed when the process ends.
+/// To be ended by [`close`](Self::close) or [`Handle::shutdown`]; the executors of one that is merely dropped train
+/// on, for a later one.
 #[derive(Debug, Clone)]
 pub struct ControlPlane {
     core: Arc<Core>,

@@ -18,7 +18,7 @@ pub struct Settings {
     pub max_concurrent_jobs: usize,
     /// Sampling processes at once, at least 1. Default 2.
     pub max_concurrent_samples: usize,
-    /// How long an executor may take to save and exit after SIGTERM before its process group gets SIGKILL; also
+    /// How long an executor may take to save and exit after SIGTERM before its process tree gets SIGKILL; also
     /// how long it may linger after its terminal event. Default 30 s.
     pub stop_grace: Duration,
     /// How long a job trains on with no control plane there before it saves a checkpoint and waits for the next one;

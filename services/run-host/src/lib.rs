@@ -26,6 +26,9 @@
 //! A host of a terminal session has a shell in the runner's place, and a person or a program in front of it: see
 //! [`terminal`].
 //!
+//! A job's executor is hosted in the same way, for the control plane: without a control channel, with its order as
+//! standard input, and it may be told to stop from its first moment on.
+//!
 //! A subscriber is a cursor into the log file: nothing is queued for one that is slow, and none is ever dropped
 //! for being slow.
 

@@ -18,6 +18,8 @@ use wire::host::Spec;
 
 /// How long a host that lives may take until it listens.
 const LISTEN_LIMIT: Duration = Duration::from_secs(10);
+/// What stands in the claim of a log that no host will ever write.
+const NOBODY: &[u8] = b"{}";
 /// Between two looks at whether it listens.
 const LISTEN_PAUSE: Duration = Duration::from_millis(1);
 
@@ -130,32 +132,25 @@ impl Place {
     }
 
     /// Connects to the host that somebody else may have started; `None` when it is gone, or lives and does not listen
-    /// for 10 s.
+    /// for 10 s. One that was started and has not begun yet never will then: who claims the log first has it.
     pub async fn reconnect(&self) -> Option<UnixStream> {
         let until = Instant::now() + LISTEN_LIMIT;
         loop {
             match UnixStream::connect(&self.socket).await {
                 Ok(stream) => return Some(stream),
+                Err(_) if runlog::claim(&self.dir, NOBODY).is_ok() => return None,
                 // One that lives but does not listen is about to, or has just ended.
                 Err(_) if Instant::now() < until && self.identity().is_some_and(|host| host.is_alive()) => {
                     tokio::time::sleep(LISTEN_PAUSE).await;
                 }
-                Err(_) => {
-                    // One that was started and has not begun never will: the first to make the log has the right.
-                    let _ = std::fs::OpenOptions::new()
-                        .create_new(true)
-                        .append(true)
-                        .mode(0o600)
-                        .open(self.log());
-                    return None;
-                }
+                Err(_) => return None,
             }
         }
     }
 
-    /// Who the host is, or was; `None` before it has said so.
+    /// Who the host is, or was; `None` when none has begun.
     pub fn identity(&self) -> Option<Identity> {
-        serde_json::from_slice(&std::fs::read(self.dir.join("host.json")).ok()?).ok()
+        serde_json::from_slice(&runlog::claimed_by(&self.dir).ok()??).ok()
     }
 }
 
@@ -212,9 +207,19 @@ mod tests {
         assert!(place.reconnect().await.is_none());
         let mut other = Identity::own().unwrap();
         other.start_time += 1;
-        place.keep("host.json", &serde_json::to_vec(&other).unwrap()).unwrap();
+        std::fs::create_dir_all(place.dir()).unwrap();
+        runlog::claim(place.dir(), &serde_json::to_vec(&other).unwrap()).unwrap();
         let begun = Instant::now();
         assert!(place.reconnect().await.is_none(), "another process has its pid");
         assert!(begun.elapsed() < LISTEN_LIMIT);
+    }
+
+    #[tokio::test]
+    async fn one_that_has_not_begun_never_will() {
+        let (_dir, place) = place();
+        place.keep("spec.json", b"{}").unwrap();
+        assert!(place.reconnect().await.is_none());
+        assert!(runlog::claim(place.dir(), b"late").is_err(), "a host that comes late does nothing");
+        assert!(place.identity().is_none());
     }
 }
