@@ -48,8 +48,14 @@ fn offer(root: &Path, state_dir: &Path, sdk: &Path) -> io::Result<()> {
         "type": "module",
         "exports": "./index.mjs",
     });
-    // The same text whoever writes it, so that two servers at once do no harm.
-    std::fs::write(sdk.join("package.json"), serde_json::to_vec_pretty(&manifest)?)?;
+    // Never half-written: a run of an earlier server may be importing it now.
+    let package = sdk.join("package.json");
+    let text = serde_json::to_vec_pretty(&manifest)?;
+    if std::fs::read(&package).ok().as_ref() != Some(&text) {
+        let fresh = sdk.join(format!(".package-{}.json", std::process::id()));
+        std::fs::write(&fresh, text)?;
+        std::fs::rename(&fresh, &package)?;
+    }
     if std::fs::read_link(&link).is_ok_and(|target| target == sdk) {
         return Ok(());
     }

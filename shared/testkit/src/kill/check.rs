@@ -47,17 +47,22 @@ impl Expected {
     }
 
     fn check(&self, runs: &[Value]) -> Result<(), String> {
-        let run = match self {
-            Self::Anything => return Ok(()),
+        let Some(run) = self.run() else { return Ok(()) };
+        match runs.iter().find(|seen| id(seen) == *run) {
+            Some(run) if self.holds(run) => Ok(()),
+            run => Err(format!("{self:?}, but it is {run:#?}")),
+        }
+    }
+
+    /// The run that something is expected of.
+    fn run(&self) -> Option<&String> {
+        match self {
+            Self::Anything => None,
             Self::GoesOn { run, .. }
             | Self::IsStarted { run }
             | Self::IsReplaced { run }
             | Self::IsStopped { run }
-            | Self::IsLost { run } => run,
-        };
-        match runs.iter().find(|seen| id(seen) == *run) {
-            Some(run) if self.holds(run) => Ok(()),
-            run => Err(format!("{self:?}, but it is {run:#?}")),
+            | Self::IsLost { run } => Some(run),
         }
     }
 
@@ -95,12 +100,21 @@ impl Lane {
         self.no_job_is_orphaned().await?;
         self.no_stranger_is_left().await?;
         let runs = self.runs().await;
-        expected.check(&runs)?;
+        expected.check(&runs).map_err(|why| format!("{why}; its log ends {}", self.last_words(expected)))?;
         restarted_once(&runs)?;
         for run in &runs {
             self.run_is_whole(run).await.map_err(|why| format!("run {}: {why}", id(run)))?;
         }
         Ok(())
+    }
+
+    /// The end of the log of the run in question.
+    fn last_words(&self, expected: &Expected) -> String {
+        let Some(run) = expected.run() else { return String::new() };
+        let path = self.stage.project.dir().join(".midrun/runs").join(run).join("events.jsonl");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(6).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
     /// Every run has ended, or is at work on the newest build.
