@@ -286,7 +286,7 @@ impl Coordinator {
     /// Takes output and messages. What the runner wrote before a message stands before it: messages are read first
     /// and appended last, and in between all output is read that is there.
     fn take_input(&mut self, events: &[Event]) {
-        let Self { runner: Some(runner), log, ready, buffer, passage, .. } = self else { return };
+        let Self { runner: Some(runner), log, ready, named, buffer, passage, .. } = self else { return };
         let mut said = Vec::new();
         if events.iter().any(|event| matches!(event, Event::Control)) {
             runner.control.write_on();
@@ -308,8 +308,11 @@ impl Coordinator {
         }
         let _ = record;
         for step in said {
-            if let Step::Ready { can_swap, .. } = step {
-                *ready = Some(can_swap);
+            match step {
+                Step::Ready { can_swap, .. } => *ready = Some(can_swap),
+                // It may be asked again.
+                Step::Swap { ok: false, .. } => *named = None,
+                _ => {}
             }
             passage.heard(&step);
             log.append(step);

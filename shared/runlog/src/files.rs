@@ -143,10 +143,15 @@ mod tests {
         }
         let listing = files.list().unwrap();
         assert_eq!(listing.numbers, [0, 3, 1_000_000]);
-        assert_eq!(
-            (listing.behind(0), listing.behind(3), listing.behind(1_000_000)),
-            (3, 1_000_000, 1_000_001)
-        );
+        for (number, next) in [
+            (0, Next::In(3)),
+            (3, Next::In(4)),
+            (5, Next::Gone),
+            (1_000_000, Next::In(1_000_001)),
+            (1_000_001, Next::Nowhere),
+        ] {
+            assert_eq!(listing.behind(number), next, "behind {number}");
+        }
         let text = |number| io::read_to_string(files.open(number).unwrap()).unwrap();
         assert_eq!(text(3), "events.000003.jsonl");
         assert_eq!(text(1_000_001), "events.jsonl");

@@ -228,10 +228,14 @@ impl Visitor {
     }
 
     pub(crate) fn swap(&mut self) -> Result<(), String> {
+        self.swap_to("bb")
+    }
+
+    pub(crate) fn swap_to(&mut self, hash: &str) -> Result<(), String> {
         self.ask(|id| HostRequest::Swap {
             id,
-            content_hash: "bb".into(),
-            path: "/artifacts/bb/index.mjs".to_owned(),
+            content_hash: hash.into(),
+            path: format!("/artifacts/{hash}/index.mjs"),
             config_hash: None,
             traceparent: None,
             why: "only callbacks changed".to_owned(),

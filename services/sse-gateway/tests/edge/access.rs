@@ -123,7 +123,7 @@ async fn every_request_needs_an_allowed_host() {
         ("Host: evil.com\r\nX-Forwarded-Host: localhost", false),
     ];
     for (host, allowed) in hosts {
-        for path in ["/", "/app.js", "/style.css", "/healthz", "/metrics", "/api/runs", "/no/such"] {
+        for path in ["/", "/healthz", "/readyz", "/metrics", "/api/runs", "/no/such"] {
             let mut raw = edge.raw().await;
             let token = format!("X-Midrun-Token: {TOKEN}");
             raw.send(format!("GET {path} HTTP/1.1\r\n{host}\r\n{token}\r\nConnection: close\r\n\r\n")).await;
