@@ -228,8 +228,12 @@ impl Core {
         self.changed.send_replace(());
     }
 
-    /// Waits until the runs of an earlier server are known, so that nobody is told that one of them does not exist.
-    async fn runs_known(&self) {
+    /// Waits until `run` is known, or all runs of an earlier server are, so that nobody is told that one of them does
+    /// not exist.
+    async fn known(&self, run: &RunId) {
+        if self.fleet.borrow().view(run).is_some() {
+            return;
+        }
         let mut taken_up = self.taken_up.subscribe();
         if tokio::time::timeout(SETUP_LIMIT, taken_up.wait_for(|known| *known)).await.is_err() {
             tracing::warn!("runs of an earlier server are still being looked for");
@@ -698,7 +702,7 @@ impl Handler<Envelope<StopRun>> for Registry {
         let core = Rc::clone(&self.core);
         Box::pin(async move {
             let (ask, _held) = envelope.open();
-            core.runs_known().await;
+            core.known(&ask.run).await;
             core.stop_run(ask).await
         })
     }
@@ -715,15 +719,10 @@ impl Handler<Envelope<StopAll>> for Registry {
 }
 
 impl Handler<Envelope<ListRuns>> for Registry {
-    type Result = ResponseFuture<Result<Vec<Run>, Never>>;
+    type Result = Result<Vec<Run>, Never>;
 
-    fn handle(&mut self, envelope: Envelope<ListRuns>, _: &mut Context<Self>) -> Self::Result {
-        let core = Rc::clone(&self.core);
-        Box::pin(async move {
-            let _held = envelope.open();
-            core.runs_known().await;
-            Ok(core.fleet.borrow().views())
-        })
+    fn handle(&mut self, _: Envelope<ListRuns>, _: &mut Context<Self>) -> Self::Result {
+        Ok(self.core.fleet.borrow().views())
     }
 }
 
@@ -734,7 +733,7 @@ impl Handler<Envelope<GetRun>> for Registry {
         let core = Rc::clone(&self.core);
         Box::pin(async move {
             let (GetRun { run }, _held) = envelope.open();
-            core.runs_known().await;
+            core.known(&run).await;
             core.fleet.borrow().view(&run).ok_or(RunRefusal::NotFound { run })
         })
     }
@@ -747,7 +746,7 @@ impl Handler<Envelope<ReadLog>> for Registry {
         let core = Rc::clone(&self.core);
         Box::pin(async move {
             let (ask, _held) = envelope.open();
-            core.runs_known().await;
+            core.known(&ask.run).await;
             core.read_log(ask).await
         })
     }
