@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use wire::log::Step;
 
 use crate::coordinator::Coordinator;
+use crate::subscriber::Client;
 
 /// How long the run has been without a server, and what the host did about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,14 +73,21 @@ impl Coordinator {
 
     /// When a run without a server has to be looked at.
     pub(crate) fn alone_due(&self) -> Option<Instant> {
+        let patience = self.patience()?;
         if self.has_ended() {
             return None;
         }
         match self.alone {
-            Alone::Since(since) => Some(since + self.patience()?),
+            Alone::Since(since) => Some(since + patience),
             Alone::Stopping { kill_at } => Some(kill_at),
+            // That the last one is gone may have shown when it was written to: then nothing else tells of it.
+            Alone::Attended if !self.is_attended() => Some(Instant::now()),
             Alone::Attended | Alone::Over => None,
         }
+    }
+
+    fn is_attended(&self) -> bool {
+        self.clients.iter().any(Client::is_subscribed)
     }
 
     /// Stops a run that no server has looked after for too long.
@@ -88,7 +96,7 @@ impl Coordinator {
         if self.has_ended() {
             return;
         }
-        let attended = self.clients.iter().any(crate::subscriber::Client::is_subscribed);
+        let attended = self.is_attended();
         let limit = Duration::from_millis(self.spec.early_stop_ms);
         match self.alone.look(now, attended, patience, limit) {
             Some(Due::Stop) => {

@@ -290,7 +290,7 @@ async fn what_was_asked_before_the_kill_is_still_wanted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_nobody_comes_back_for_saves_and_waits() {
     let dir = Folder::new();
-    let victim = Victim::start_with(dir.path(), Duration::from_millis(200)).await;
+    let victim = Victim::start_with(dir.path(), Duration::from_secs(1)).await;
     let user = User::at(victim.url.clone()).await;
     let gate = dir.path().join("gate");
     let id = user

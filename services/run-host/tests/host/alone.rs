@@ -1,6 +1,9 @@
 //! A run that no server looks after: it goes on for a time, is asked to stop, and is killed if it does not.
 
-use process::signal::{SIGKILL, SIGTERM};
+use std::path::PathBuf;
+
+use process::signal::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM};
+use wire::host::HostSays;
 use wire::log::{Record, Step, Stream};
 
 use crate::stage::{READY, Setting, bytes_of, exit_of, until};
@@ -34,6 +37,33 @@ fn it_is_asked_to_stop_and_the_log_says_why() {
     assert_eq!(bytes_of(&log, Stream::Stdout), b"asked\n");
     let asked = format!("{SIGTERM}: no server has been there for 100 ms");
     assert_eq!(life(&log), ["alone 100 20000", asked.as_str()]);
+}
+
+#[test]
+fn a_server_that_dies_while_it_is_told_something_is_missed_too() {
+    let script = r#"trap 'echo asked; exit 0' TERM; echo "$READY" >&3; while [ ! -e gate ]; do sleep 0.01; done
+                    echo more; : > wrote; while :; do sleep 0.02; done"#;
+    let setting = setting(script, 3_000, 20_000);
+    let dir = PathBuf::from(&setting.spec.cwd);
+    let stage = setting.start();
+    let mut server = stage.connect();
+    server.subscribe(0);
+    loop {
+        let said = server.next().expect("the host is there");
+        if matches!(said, HostSays::Record { record } if matches!(record.step, Step::Ready { .. })) {
+            break;
+        }
+    }
+    // The host finds the output and the end of the connection at the same time.
+    stage.host.pidfd().send(SIGSTOP).unwrap();
+    drop(server);
+    std::fs::write(dir.join("gate"), "").unwrap();
+    until("output", || dir.join("wrote").exists());
+    stage.host.pidfd().send(SIGCONT).unwrap();
+    stage.wait_for("the end", |step| matches!(step, Step::Exit { .. }));
+    let log = stage.finish();
+    assert_eq!(exit_of(&log), (0, None));
+    assert_eq!(bytes_of(&log, Stream::Stdout), b"more\nasked\n");
 }
 
 #[test]
