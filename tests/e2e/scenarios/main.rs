@@ -15,5 +15,6 @@ mod restart;
 mod starting;
 mod stopping;
 mod swap;
+mod terminals;
 mod ticks;
 mod training;

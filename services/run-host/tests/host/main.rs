@@ -7,3 +7,4 @@ mod footprint;
 mod output;
 mod requests;
 mod stage;
+mod terminal;
