@@ -68,7 +68,9 @@ impl Source {
             Ok(count @ 1..) => {
                 let Self { stream, decoder, terminal, .. } = self;
                 match terminal {
-                    None => decoder.feed(&buffer[..count], |piece| { record(piece.step(*stream)); }),
+                    None => decoder.feed(&buffer[..count], |piece| {
+                        record(piece.step(*stream));
+                    }),
                     Some(terminal) => {
                         terminal.hear(&buffer[..count], &mut |heard| decoder.note(heard, *stream, record));
                     }
@@ -103,7 +105,9 @@ impl Source {
         if let Some(terminal) = terminal {
             terminal.finish(&mut |heard| decoder.note(heard, *stream, record));
         }
-        decoder.finish(|piece| { record(piece.step(*stream)); });
+        decoder.finish(|piece| {
+            record(piece.step(*stream));
+        });
     }
 
     /// Does what is due in the session behind it.
@@ -152,7 +156,9 @@ impl Decoder {
     ) -> Option<u64> {
         let step = match heard {
             Heard::Output(bytes) => {
-                self.feed(bytes, |piece| { record(piece.step(stream)); });
+                self.feed(bytes, |piece| {
+                    record(piece.step(stream));
+                });
                 return None;
             }
             Heard::Taken { command, text } => Step::Input { command, text },
@@ -165,7 +171,9 @@ impl Decoder {
             Heard::Note(text) => Step::Note { text },
         };
         // What was written before stands before, even the start of a character that goes on behind.
-        self.finish(|piece| { record(piece.step(stream)); });
+        self.finish(|piece| {
+            record(piece.step(stream));
+        });
         record(step)
     }
 

@@ -10,7 +10,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use wire::event::DevEvent;
 use wire::run::{GetRun, ListRuns, Newest, ReadLog, StartRun, StopRun};
 use wire::terminal::{
-    CloseTerminal, GetTerminal, ListTerminals, OpenTerminal, ReadTerminal, ResizeTerminal, RunCommand, TypeInto,
+    CloseTerminal, GetTerminal, ListTerminals, OpenTerminal, ReadTerminal, ResizeTerminal, RunCommand,
+    TypeInto,
 };
 use wire::{ControlPlane, Secret, TraceContext};
 

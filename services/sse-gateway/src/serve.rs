@@ -22,7 +22,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::edge::{Edge, Peers};
 use crate::lifecycle::Lifecycle;
 use crate::settings::{Limits, Settings, SettingsError};
-use crate::{admission, dev_events, health, page, run_events, runs, stopper, terminal_events, terminals, train, upstream};
+use crate::{
+    admission, dev_events, health, page, run_events, runs, stopper, terminal_events, terminals, train,
+    upstream,
+};
 
 /// The HTTP edge, ready to serve.
 pub struct Gateway {

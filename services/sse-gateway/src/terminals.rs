@@ -10,7 +10,8 @@ use peer::AskError;
 use serde::Deserialize;
 use serde_json::json;
 use wire::terminal::{
-    CloseTerminal, GetTerminal, ListTerminals, OpenTerminal, ResizeTerminal, RunCommand, TerminalRefusal, TypeInto,
+    CloseTerminal, GetTerminal, ListTerminals, OpenTerminal, ResizeTerminal, RunCommand, TerminalRefusal,
+    TypeInto,
 };
 use wire::{CommandId, TerminalId};
 
@@ -72,8 +73,7 @@ pub(crate) async fn close(
     id: Path<String>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Failure> {
-    let message =
-        CloseTerminal { terminal: terminal_id(&id)?, reason: "closed by a client".to_owned() };
+    let message = CloseTerminal { terminal: terminal_id(&id)?, reason: "closed by a client".to_owned() };
     let terminal = edge.peers.terminals.close.ask_within(message, trace(&request), BUDGET).await?;
     Ok(HttpResponse::Accepted().json(json!({ "terminal": terminal })))
 }

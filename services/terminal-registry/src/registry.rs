@@ -14,8 +14,8 @@ use wire::log::Step;
 use wire::message::Never;
 use wire::run::{LogPage, StopMode};
 use wire::terminal::{
-    CloseTerminal, Commanded, GetTerminal, ListTerminals, OpenTerminal, ReadTerminal, ResizeTerminal, RunCommand,
-    Terminal, TerminalRefusal, TerminalStatus, TypeInto,
+    CloseTerminal, Commanded, GetTerminal, ListTerminals, OpenTerminal, ReadTerminal, ResizeTerminal,
+    RunCommand, Terminal, TerminalRefusal, TerminalStatus, TypeInto,
 };
 use wire::{CommandId, TerminalId};
 
@@ -208,7 +208,9 @@ impl Core {
         self.links.borrow_mut().insert(id.clone(), link);
         // It was closed while it was being started.
         let closing = self.with(id, |session| session.view().clone());
-        if let Some(view) = closing.filter(|view| view.status == TerminalStatus::Closing || self.stopping.get()) {
+        if let Some(view) =
+            closing.filter(|view| view.status == TerminalStatus::Closing || self.stopping.get())
+        {
             self.stop(id, view.reason.unwrap_or_else(|| "the server stops".to_owned()));
         }
         self.changed.send_replace(());
@@ -420,13 +422,17 @@ impl Core {
         self.live(&terminal)?;
         let awaited = wait_ms.is_some();
         if awaited && self.with(&terminal, |session| session.await_command(&command)) == Some(false) {
-            return Err(TerminalRefusal::Nonsense { why: format!("a command {command} is under way already") });
+            return Err(TerminalRefusal::Nonsense {
+                why: format!("a command {command} is under way already"),
+            });
         }
         // Whatever comes, it is not waited for any longer than this lives.
         let _awaited = awaited.then(|| Awaited { core: &self, terminal: &terminal, command: &command });
         let request = |id| HostRequest::Command { id, command: command.clone(), text };
         self.ask(&terminal, request).await?;
-        let Some(wait_ms) = wait_ms else { return Ok(self.outcome(&terminal, &command, begun, false, false)) };
+        let Some(wait_ms) = wait_ms else {
+            return Ok(self.outcome(&terminal, &command, begun, false, false));
+        };
         let until = begun + Duration::from_millis(wait_ms).min(LONGEST_WAIT);
         let is_over = || self.is_over(&terminal, &command).then_some(());
         let left = until.saturating_duration_since(Instant::now());

@@ -160,7 +160,10 @@ mod tests {
         let opened = Step::Opened { pid: 7, shell: "/bin/sh".into(), rows: 24, columns: 80 };
         tell(&mut session, [opened, Step::Resized { rows: 5, columns: 6 }]);
         let view = session.view();
-        assert_eq!((view.status, view.pid, view.rows, view.columns), (TerminalStatus::Running, Some(7), 5, 6));
+        assert_eq!(
+            (view.status, view.pid, view.rows, view.columns),
+            (TerminalStatus::Running, Some(7), 5, 6)
+        );
         session.closing("enough");
         tell(&mut session, [Step::Exit { code: 137, signal: Some(9) }]);
         let view = session.view();

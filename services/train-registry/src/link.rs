@@ -110,7 +110,9 @@ where
                 grew.send_if_modified(|newest| raise(newest, seq));
             }
             Ok(HostSays::Done { id }) => tell(run.clone(), Told::Done { id }).await,
-            Ok(HostSays::Refused { id, why } | HostSays::Busy { id, why }) => tell(run.clone(), Told::Refused { id, why }).await,
+            Ok(HostSays::Refused { id, why } | HostSays::Busy { id, why }) => {
+                tell(run.clone(), Told::Refused { id, why }).await
+            }
             Err(error) => {
                 tracing::warn!(%run, %error, "a run-host said something that is not of this version")
             }

@@ -56,16 +56,25 @@ async fn commands_end_as_they_do_in_a_shell() {
         assert_eq!(said.stdout, "hello\r\n", "{shell}");
         let said = term(&stage, &["run", &id, "--json", "--", "cd /; pwd"]).await.expect(0);
         let result = &said.json()[0];
-        assert_eq!((&result["completed"], &result["timedOut"], &result["exitCode"]), (&json!(true), &json!(false), &json!(0)));
+        assert_eq!(
+            (&result["completed"], &result["timedOut"], &result["exitCode"]),
+            (&json!(true), &json!(false), &json!(0))
+        );
         assert_eq!(result["output"], "/\r\n");
-        assert!(result["completeSeq"].as_u64() > result["inputSeq"].as_u64() && result["durationMs"].is_u64());
-        let late = term(&stage, &["run", &id, "--timeout", "0.3", "--json", "--", "sleep 2; echo late; (exit 5)"]).await;
+        assert!(
+            result["completeSeq"].as_u64() > result["inputSeq"].as_u64() && result["durationMs"].is_u64()
+        );
+        let late =
+            term(&stage, &["run", &id, "--timeout", "0.3", "--json", "--", "sleep 2; echo late; (exit 5)"])
+                .await;
         let late = late.expect(124).json().remove(0);
         assert_eq!((&late["timedOut"], &late["completed"]), (&json!(true), &json!(false)), "{late}");
         // Its end is recorded all the same.
         let mut log = events(&dev, &id, None).await;
         let ended = log
-            .wait_for("late end", |event| event.name == "completed" && event.data["command"] == late["command"])
+            .wait_for("late end", |event| {
+                event.name == "completed" && event.data["command"] == late["command"]
+            })
             .await;
         assert_eq!((&ended.data["exitCode"], &ended.data["inputSeq"]), (&json!(5), &late["inputSeq"]));
         is_whole(&log.events(), 0);
@@ -76,13 +85,19 @@ async fn commands_end_as_they_do_in_a_shell() {
         let shown = term(&stage, &["log", &id]).await.expect(0).stdout;
         assert!(shown.contains("handed over\r\n") && shown.contains("late\r\n"), "{shown:?}");
         let exited = term(&stage, &["run", &id, "--json", "--", "exit 9"]).await.expect(9).json().remove(0);
-        assert_eq!((&exited["exited"], &exited["completed"], &exited["timedOut"]), (&json!(true), &json!(false), &json!(false)));
+        assert_eq!(
+            (&exited["exited"], &exited["completed"], &exited["timedOut"]),
+            (&json!(true), &json!(false), &json!(false))
+        );
         is_whole(&log.to_the_end(LIMIT).await, 0);
         let over = term(&stage, &["run", &id, "--", "true"]).await.expect(1);
         assert!(over.stderr.contains("has ended"), "{}", over.stderr);
     }
     let listed = term(&stage, &["ls", "--json"]).await.expect(0).json();
-    assert!(listed.iter().all(|terminal| terminal["status"] == "exited" && terminal["exitCode"] == 9), "{listed:?}");
+    assert!(
+        listed.iter().all(|terminal| terminal["status"] == "exited" && terminal["exitCode"] == 9),
+        "{listed:?}"
+    );
     let none = term(&stage, &["kill", "tnone"]).await.expect(1);
     assert!(none.stderr.contains("midrun term ls"), "{}", none.stderr);
     dev.finish().await;
@@ -98,7 +113,10 @@ async fn a_command_that_could_not_begin_in_time_never_does() {
     let mut log = events(&dev, &id, None).await;
     log.next_named("input").await;
     let late = run(&dev, &id, &json!({"command": "echo never", "timeoutMs": 200})).await;
-    assert_eq!((&late["timedOut"], &late["withdrawn"], &late["inputSeq"]), (&json!(true), &json!(true), &Value::Null));
+    assert_eq!(
+        (&late["timedOut"], &late["withdrawn"], &late["inputSeq"]),
+        (&json!(true), &json!(true), &Value::Null)
+    );
     std::fs::write(stage.project.dir().join("gate"), "gone\n").expect("somebody reads it");
     log.next_named("completed").await;
     let next = run(&dev, &id, &json!({"command": "true"})).await;
@@ -110,7 +128,11 @@ async fn a_command_that_could_not_begin_in_time_never_does() {
         tokio::spawn(async move {
             let body = json!({"command": format!("echo {number}; (exit {number})")});
             let answer = client.post(format!("/api/terminals/{id}/run"), &body).await.expect(200).json();
-            assert_eq!((&answer["completed"], &answer["exitCode"]), (&json!(true), &json!(number)), "{answer}");
+            assert_eq!(
+                (&answer["completed"], &answer["exitCode"]),
+                (&json!(true), &json!(number)),
+                "{answer}"
+            );
             answer["completeSeq"].as_u64().expect("it ended")
         })
     });
@@ -128,7 +150,8 @@ async fn a_command_that_could_not_begin_in_time_never_does() {
 async fn a_person_types_and_nobody_without_the_token_does() {
     let stage = Stage::ticker(&Ticker::default());
     let dev = Dev::options(&stage, &[]).env("MIDRUN_TERMINAL__MAX_SESSIONS", "2").start().await;
-    let opened = dev.client.post("/api/terminals", &json!({"name": "mine", "rows": 10, "columns": 100})).await;
+    let opened =
+        dev.client.post("/api/terminals", &json!({"name": "mine", "rows": 10, "columns": 100})).await;
     let id = opened.expect(201).json()["terminal"]["id"].as_str().expect("it has an id").to_owned();
     let mut log = events(&dev, &id, None).await;
     log.next_named("output").await;
@@ -195,7 +218,9 @@ async fn a_killed_server_costs_no_terminal_and_the_next_one_takes_it_up() {
         let handed = first.client.post(format!("/api/terminals/{id}/run"), &body).await.expect(202).json();
         let command = handed["command"].as_str().expect("it has an id").to_owned();
         let mut log = events(&first, &id, None).await;
-        let begun = log.wait_for("beginning", |event| event.name == "input" && event.text("command") == command).await;
+        let begun = log
+            .wait_for("beginning", |event| event.name == "input" && event.text("command") == command)
+            .await;
         ids.push((id, shell, command, begun.data["seq"].clone()));
     }
     // One that ends while there is no server.
@@ -215,9 +240,8 @@ async fn a_killed_server_costs_no_terminal_and_the_next_one_takes_it_up() {
     std::fs::write(stage.project.dir().join("src/gate-dash"), "on\n").expect("somebody reads it");
     for (id, shell, command, input) in &ids {
         let mut log = events(&second, id, None).await;
-        let ended = log
-            .wait_for("end", |event| event.name == "completed" && event.text("command") == *command)
-            .await;
+        let ended =
+            log.wait_for("end", |event| event.name == "completed" && event.text("command") == *command).await;
         assert_eq!((&ended.data["exitCode"], &ended.data["inputSeq"]), (&json!(6), input), "{shell}");
         assert!(output(&log.events()).contains("went on\r\n"));
         assert_eq!(show(&second, id).await["status"], "running");

@@ -75,9 +75,9 @@ async fn all(client: &Client) -> Result<Vec<Terminal>, Failure> {
 /// The terminal that `asked` names, by its id, the beginning of it, or its name.
 async fn find(client: &Client, asked: &str) -> Result<Terminal, Failure> {
     let mut terminals = all(client).await?;
-    let named = terminals.iter().position(|terminal| {
-        terminal.status.is_live() && terminal.name.as_deref() == Some(asked)
-    });
+    let named = terminals
+        .iter()
+        .position(|terminal| terminal.status.is_live() && terminal.name.as_deref() == Some(asked));
     let place = match (named, matching(terminals.iter().map(|terminal| terminal.id.as_str()), asked)) {
         (Some(place), _) => place,
         (None, Ok(id)) => {
@@ -157,8 +157,7 @@ async fn hand_over(
     screen: &mut Screen<'_>,
 ) -> Result<(), Failure> {
     let body = json!({ "command": text, "wait": false });
-    let commanded: Commanded =
-        client.post(&["api", "terminals", terminal.id.as_str(), "run"], &body).await?;
+    let commanded: Commanded = client.post(&["api", "terminals", terminal.id.as_str(), "run"], &body).await?;
     if json {
         return Ok(screen.json(&commanded)?);
     }
@@ -175,17 +174,14 @@ struct Waited<'a> {
 }
 
 impl Waited<'_> {
-    async fn run(
-        self,
-        text: &str,
-        limit: Duration,
-        screen: &mut Screen<'_>,
-    ) -> Result<Outcome, Failure> {
+    async fn run(self, text: &str, limit: Duration, screen: &mut Screen<'_>) -> Result<Outcome, Failure> {
         let (id, command) = (self.terminal.id.as_str(), CommandId::fresh());
         let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         let body = json!({ "command": text, "id": command, "timeoutMs": millis });
-        let mut events = self.client.events(&["api", "terminals", id, "events"]).behind(self.terminal.newest_seq);
-        let mut listener = Listener { command, gathered: self.json.then(Vec::new), place: Place::Before, seq: 0 };
+        let mut events =
+            self.client.events(&["api", "terminals", id, "events"]).behind(self.terminal.newest_seq);
+        let mut listener =
+            Listener { command, gathered: self.json.then(Vec::new), place: Place::Before, seq: 0 };
         let path = ["api", "terminals", id, "run"];
         let asked = self.client.post_within::<Commanded>(&path, &body, limit + ANSWER);
         tokio::pin!(asked);
@@ -230,7 +226,9 @@ impl Waited<'_> {
                 Ok(Outcome::TIMED_OUT)
             }
             _ => {
-                screen.say(&format!("the command has not ended in time and goes on; `midrun term log {id}` shows it"));
+                screen.say(&format!(
+                    "the command has not ended in time and goes on; `midrun term log {id}` shows it"
+                ));
                 Ok(Outcome::TIMED_OUT)
             }
         }

@@ -104,7 +104,9 @@ fn out(text: &str) -> Said {
 #[test]
 fn a_completion_stands_between_what_was_written_before_and_after() {
     let mut ear = Ear::running("make");
-    ear.hear(&[b"made".to_vec(), mark("D;1;3"), b"late\r\n".to_vec(), mark("P;1;3"), b"$ ".to_vec()].concat());
+    ear.hear(
+        &[b"made".to_vec(), mark("D;1;3"), b"late\r\n".to_vec(), mark("P;1;3"), b"$ ".to_vec()].concat(),
+    );
     assert_eq!(ear.take(), [out("made"), done(3), out("late\r\n$ ")]);
 }
 
@@ -227,7 +229,10 @@ fn a_shell_that_takes_its_time_has_the_command_all_the_same() {
     ear.wait(TAKE);
     ear.hear(&mark("S;1"));
     ear.hear(&mark("D;1;0"));
-    assert_eq!(ear.take(), [Said::Taken("c1".into()), Said::Done { command: "c1".into(), input: Some(1), status: 0 }]);
+    assert_eq!(
+        ear.take(),
+        [Said::Taken("c1".into()), Said::Done { command: "c1".into(), input: Some(1), status: 0 }]
+    );
 }
 
 proptest! {

@@ -122,7 +122,10 @@ mod tests {
 
     #[test]
     fn a_command_is_shown_as_it_would_be_typed() {
-        assert_eq!(shown("__midrun\r\n", "for i in 1; do\necho $i\ndone\n"), "for i in 1; do\r\n> echo $i\r\n> done\r\n");
+        assert_eq!(
+            shown("__midrun\r\n", "for i in 1; do\necho $i\ndone\n"),
+            "for i in 1; do\r\n> echo $i\r\n> done\r\n"
+        );
         assert_eq!(shown("__midrun\r\n", "printf '\x1b[2Jé'"), "printf '^[[2Jé'\r\n");
     }
 }

@@ -237,11 +237,10 @@ mod tests {
             _ => (mark(&format!("P;{command};{status}")), vec![Seen::Mark(Mark::Prompt { command, status })]),
         });
         // Beginnings of marks, marks with another secret, and other sequences, each ended by what no mark goes on with.
-        let cut = (1..16_usize).prop_map(move |length| {
-            plain([&mark("S;1")[..length], b"\n"].concat())
-        });
+        let cut = (1..16_usize).prop_map(move |length| plain([&mark("S;1")[..length], b"\n"].concat()));
         let foreign = "[0-9a-e]{32}".prop_filter("another secret", |text| text != SECRET);
-        let foreign = foreign.prop_map(move |other| plain(format!("\x1b]7771;{other};D;1;0\x07").into_bytes()));
+        let foreign =
+            foreign.prop_map(move |other| plain(format!("\x1b]7771;{other};D;1;0\x07").into_bytes()));
         prop_oneof![
             4 => vec(any::<u8>().prop_filter("ends by itself", |&byte| byte != ESC), 0..40).prop_map(plain),
             4 => marks,

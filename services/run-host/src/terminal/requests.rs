@@ -31,9 +31,10 @@ impl Coordinator {
             HostRequest::Command { id, command, text } => {
                 let outcome = self.session().and_then(|session| {
                     fits(&text)?;
-                    session.dialogue.line_up(command, text).map_err(|(why, again)| {
-                        if again { No::NotNow(why) } else { No::Never(why) }
-                    })
+                    session
+                        .dialogue
+                        .line_up(command, text)
+                        .map_err(|(why, again)| if again { No::NotNow(why) } else { No::Never(why) })
                 });
                 (id, outcome)
             }

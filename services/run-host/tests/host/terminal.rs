@@ -97,7 +97,8 @@ fn screen(log: &[Record]) -> String {
 }
 
 fn ended_in(log: &[Record], wanted: &CommandId) -> Ended {
-    let inputs = log.iter().filter(|record| matches!(&record.step, Step::Input { command, .. } if command == wanted));
+    let inputs =
+        log.iter().filter(|record| matches!(&record.step, Step::Input { command, .. } if command == wanted));
     let inputs: Vec<u64> = inputs.map(|record| record.seq).collect();
     let ends: Vec<(u64, i32)> = log
         .iter()
@@ -111,7 +112,8 @@ fn ended_in(log: &[Record], wanted: &CommandId) -> Ended {
         .collect();
     assert_eq!((inputs.len(), ends.len()), (1, 1), "each stands in the log once");
     let (from, (to, exit_code)) = (inputs[0], ends[0]);
-    let within: Vec<Record> = log.iter().filter(|record| record.seq > from && record.seq < to).cloned().collect();
+    let within: Vec<Record> =
+        log.iter().filter(|record| record.seq > from && record.seq < to).cloned().collect();
     Ended { output: screen(&within), exit_code }
 }
 
@@ -182,8 +184,10 @@ fn output_stands_on_its_side_of_the_end() {
         fs::write(format!("{}/gate", session.stage.spec.cwd), "go\n").unwrap();
         session.wait_for_text("behind");
         let log = session.close();
-        let end = log.iter().position(|record| matches!(&record.step,
-            Step::Completed { command, .. } if *command == ended_before));
+        let end = log.iter().position(|record| {
+            matches!(&record.step,
+            Step::Completed { command, .. } if *command == ended_before)
+        });
         let (before, after) = log.split_at(end.unwrap());
         assert!(!screen(before).contains("behind\r\n") && screen(after).contains("behind\r\n"), "{shell}");
     }
@@ -193,7 +197,8 @@ fn output_stands_on_its_side_of_the_end() {
 fn commands_wait_for_each_other_and_each_has_its_own_end() {
     for shell in SHELLS {
         let mut session = Session::open(shell);
-        let asked: Vec<_> = (0..12).map(|number| session.ask(&format!("echo {number}; (exit {number})"))).collect();
+        let asked: Vec<_> =
+            (0..12).map(|number| session.ask(&format!("echo {number}; (exit {number})"))).collect();
         for (number, command) in asked.iter().enumerate() {
             let code = i32::try_from(number).unwrap();
             assert_eq!(session.wait_for_end(command), ended(&format!("{number}\r\n"), code), "{shell}");
@@ -208,7 +213,9 @@ fn a_command_that_was_not_begun_can_be_withdrawn() {
         let mut session = Session::open(shell);
         session.run("mkfifo gate");
         let first = session.ask("read go <gate; echo $go");
-        session.stage.wait_for("beginning", |step| matches!(step, Step::Input { command, .. } if *command == first));
+        session
+            .stage
+            .wait_for("beginning", |step| matches!(step, Step::Input { command, .. } if *command == first));
         let second = session.ask("echo second");
         let withdrawn = second.clone();
         session.visitor.ask(|id| HostRequest::Withdraw { id, command: withdrawn }).unwrap();
@@ -247,7 +254,10 @@ fn the_end_of_the_shell_is_no_end_of_a_command() {
             let log = session.ended();
             let begun = |step: &Step| matches!(step, Step::Input { command: other, .. } if *other == command);
             assert_eq!(log.iter().filter(|record| begun(&record.step)).count(), 1);
-            assert!(!log.iter().any(|record| matches!(record.step, Step::Completed { .. })), "{shell} {ending}");
+            assert!(
+                !log.iter().any(|record| matches!(record.step, Step::Completed { .. })),
+                "{shell} {ending}"
+            );
             assert_eq!(exit_of(&log).0, if ending.contains('4') { 4 } else { 137 });
         }
     }
@@ -258,14 +268,18 @@ fn output_that_looks_like_a_mark_is_output() {
     for shell in SHELLS {
         let mut session = Session::open(shell);
         let mut like = String::new();
-        for rest in ["", "00112233445566778899aabbccddeeff;D;1;0\\007", "D;1;0\\007", ";;;\\007", "\\033]777\\007"] {
+        for rest in
+            ["", "00112233445566778899aabbccddeeff;D;1;0\\007", "D;1;0\\007", ";;;\\007", "\\033]777\\007"]
+        {
             like.push_str(&format!("\\033]7770;{rest}"));
         }
         let shown = like.replace("\\033", "\x1b").replace("\\007", "\x07");
         // In one piece, and byte by byte.
         assert_eq!(session.run(&format!("printf '{like}'; (exit 9)")), ended(&shown, 9));
-        let slowly = format!("printf '{like}' >like; while IFS= read -r c; do printf \"$c\"; done <<END\n{}\nEND", 
-            shown.bytes().map(|byte| format!("\\\\{byte:03o}")).collect::<Vec<_>>().join("\n"));
+        let slowly = format!(
+            "printf '{like}' >like; while IFS= read -r c; do printf \"$c\"; done <<END\n{}\nEND",
+            shown.bytes().map(|byte| format!("\\\\{byte:03o}")).collect::<Vec<_>>().join("\n")
+        );
         let slowly = slowly.replace("\\\\", "\\").replace("<<END", "<<'END'");
         assert_eq!(session.run(&slowly).output, shown, "{shell}");
         session.close();
@@ -277,13 +291,17 @@ fn a_persons_shell_stays_as_it_is() {
     for (shell, file) in [("bash", ".bashrc"), ("dash", ".shrc")] {
         let setting = Setting::shell(shell);
         let home = setting.spec.cwd.clone();
-        fs::write(format!("{home}/{file}"), "PS1='mine> '\nPROMPT_COMMAND='seen=yes'\nown() { echo own; }\n").unwrap();
+        fs::write(format!("{home}/{file}"), "PS1='mine> '\nPROMPT_COMMAND='seen=yes'\nown() { echo own; }\n")
+            .unwrap();
         let mut session = Session::start(setting);
         if shell == "dash" {
             session.run(". ./.shrc");
         }
         assert_eq!(session.run("own"), ended("own\r\n", 0));
-        assert_eq!(session.run("sh -c 'env' | grep -i midrun | grep -v -e '^MIDRUN_TERMINAL_ID=' -e ^_=").output, "");
+        assert_eq!(
+            session.run("sh -c 'env' | grep -i midrun | grep -v -e '^MIDRUN_TERMINAL_ID=' -e ^_=").output,
+            ""
+        );
         session.run("PS1='other> '");
         session.wait_for_text("other> ");
         // By hand, where nothing of ours is in the way.
@@ -308,7 +326,10 @@ fn traced_and_redirected_shells_tell_their_ends_too() {
         let mut session = Session::open(shell);
         session.run("set -x");
         let traced = session.run("echo traced");
-        assert!(traced.output.contains("echo traced\r\n") && traced.output.ends_with("traced\r\n"), "{traced:?}");
+        assert!(
+            traced.output.contains("echo traced\r\n") && traced.output.ends_with("traced\r\n"),
+            "{traced:?}"
+        );
         session.run("set +x");
         assert_eq!(session.run("exec 5>&1 >elsewhere"), ended("", 0), "{shell}");
         assert_eq!(session.run("echo there; (exit 6)"), ended("", 6));
@@ -333,7 +354,9 @@ fn what_is_typed_goes_through_and_a_command_waits_for_a_line_that_was_begun() {
         assert_eq!(session.run("echo clear"), ended("clear\r\n", 0), "{shell}");
         // What a command reads.
         let asking = session.ask("read answer; echo \"got $answer\"");
-        session.stage.wait_for("it", |step| matches!(step, Step::Input { command, .. } if *command == asking));
+        session
+            .stage
+            .wait_for("it", |step| matches!(step, Step::Input { command, .. } if *command == asking));
         session.type_in("yes\r");
         assert!(session.wait_for_end(&asking).output.ends_with("got yes\r\n"));
         session.close();
@@ -373,7 +396,9 @@ fn what_waits_is_bounded_and_what_is_refused_is_not_done() {
     assert!(session.try_type(&chunk).unwrap_err().starts_with("busy: "));
     assert!(session.try_ask("nul \0").unwrap_err().contains("NUL"));
     let log = session.close();
-    assert!(!log.iter().any(|record| matches!(&record.step, Step::Completed { command, .. } if *command == busy)));
+    assert!(
+        !log.iter().any(|record| matches!(&record.step, Step::Completed { command, .. } if *command == busy))
+    );
 }
 
 #[test]
@@ -396,7 +421,10 @@ fn a_session_that_nobody_comes_to_ends_by_itself() {
     let mut stage = setting.start();
     assert!(wait(&mut stage.host).success());
     let log = stage.log();
-    assert!(log.iter().any(|record| matches!(&record.step, Step::Signal { why, .. } if why.contains("no server"))));
+    assert!(
+        log.iter()
+            .any(|record| matches!(&record.step, Step::Signal { why, .. } if why.contains("no server")))
+    );
     assert_eq!(exit_of(&log).0, 137);
 }
 
