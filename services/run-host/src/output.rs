@@ -18,6 +18,9 @@ pub(crate) const CHUNK: usize = 64 * 1024;
 /// How much the system may hold for us while we are busy, bytes.
 const PIPE_SIZE: usize = 256 * 1024;
 
+/// How much a terminal hands out at once at most, bytes.
+const PAGE: usize = 4096;
+
 /// What a read came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Got {
@@ -87,7 +90,8 @@ impl Source {
 
     /// Reads what was there when it was called: the system holds at most [`PIPE_SIZE`].
     pub(crate) fn read_all(&mut self, buffer: &mut [u8], record: &mut impl FnMut(Step) -> Option<u64>) {
-        for _ in 0..=PIPE_SIZE / CHUNK {
+        let at_once = if self.stream == Stream::Pty { PAGE } else { CHUNK };
+        for _ in 0..=PIPE_SIZE / at_once {
             if self.read(buffer, record) != Got::Some {
                 return;
             }

@@ -46,7 +46,7 @@ async fn a_wrong_command_line_is_a_usage_error() {
         assert!(ended.stderr.contains("--help") || ended.stderr.contains("Usage"), "{args:?}: {ended:?}");
     }
     let help = Midrun::new(&stage, ["--help"]).run().await.expect(0);
-    for command in ["dev", "build", "start", "run", "runs", "jobs", "doctor", "init"] {
+    for command in ["dev", "build", "start", "run", "runs", "jobs", "term", "doctor", "init"] {
         assert!(help.stdout.contains(command), "{command} in {}", help.stdout);
     }
     let nothing = Midrun::new(&stage, ["runs"]).run().await.expect(1);

@@ -22,5 +22,6 @@ mod starting;
 mod stopping;
 mod swap;
 mod take_up;
+mod terminals;
 mod ticks;
 mod training;

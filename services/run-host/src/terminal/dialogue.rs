@@ -147,7 +147,19 @@ impl Dialogue {
     ) {
         let Self { marks, talk } = self;
         talk.stirred = now;
-        marks.feed(bytes, now, |piece| talk.hear(&piece, now, each));
+        // A mark that tells nobody anything, such as a prompt's, does not cut the output around it.
+        let mut output = Vec::new();
+        marks.feed(bytes, now, |piece| {
+            talk.hear(&piece, now, &mut |heard| {
+                if let Heard::Output(more) = heard {
+                    output.extend_from_slice(more);
+                    return None;
+                }
+                hand_out(&mut output, each);
+                each(heard)
+            });
+        });
+        hand_out(&mut output, each);
     }
 
     /// Somebody types these bytes.
@@ -317,6 +329,13 @@ impl Talk {
         {
             each(Heard::Output(&std::mem::take(echo)));
         }
+    }
+}
+
+fn hand_out(output: &mut Vec<u8>, each: &mut impl FnMut(Heard<'_>) -> Option<u64>) {
+    if !output.is_empty() {
+        each(Heard::Output(output));
+        output.clear();
     }
 }
 

@@ -10,3 +10,4 @@ mod log;
 mod output;
 mod requests;
 mod stage;
+mod terminal;

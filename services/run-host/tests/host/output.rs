@@ -108,6 +108,75 @@ fn a_terminal_is_one_stream() {
 }
 
 #[test]
+fn a_runner_on_a_terminal_has_its_control_channel_and_its_progress_bar() {
+    // A bar as real tools draw it: on a terminal only, as wide as that, drawn over itself.
+    let mut setting = Setting::node(
+        "const fs = require('node:fs');
+         const out = process.stdout;
+         process.on('SIGUSR2', () => {
+             fs.writeSync(3, JSON.stringify({ type: 'swapped', contentHash: 'bb', tookMs: 1 }) + '\\n');
+             process.exit(0);
+         });
+         for (let step = 1; step <= 3; step++) {
+             const bar = '#'.repeat(step).padEnd(out.columns - 20, '.');
+             if (out.isTTY && process.stdin.isTTY) out.write(`\\r\\u001b[2K[${bar}] ${step}/3`);
+             fs.writeSync(3, JSON.stringify({ type: 'checkpoint', step }) + '\\n');
+         }
+         fs.writeSync(3, process.env.READY + '\\n');
+         setInterval(() => {}, 1000);",
+    );
+    setting.spec.pty = true;
+    let stage = setting.start();
+    stage.wait_for("ready", |step| matches!(step, Step::Ready { .. }));
+    stage.connect().swap().unwrap();
+    let log = stage.finish();
+    let bars: Vec<String> =
+        (1..=3).map(|step| format!("\r\x1b[2K[{:.<140}] {step}/3", "#".repeat(step))).collect();
+    assert_eq!(String::from_utf8(bytes_of(&log, Stream::Pty)).unwrap(), bars.concat());
+    let mut seen = String::new();
+    for record in &log {
+        match &record.step {
+            Step::Output { stream, text, .. } => {
+                assert_eq!(*stream, Stream::Pty);
+                seen.push_str(text.as_deref().unwrap());
+            }
+            Step::Checkpoint { step } => {
+                assert!(seen.contains(&format!("{step}/3")), "its bar stands before a checkpoint");
+            }
+            _ => {}
+        }
+    }
+    assert!(log.iter().any(|record| matches!(&record.step, Step::Swap { ok: true, .. })));
+    assert_eq!(exit_of(&log), (0, None));
+}
+
+#[test]
+fn what_was_written_to_a_terminal_before_a_message_stands_before_it() {
+    let mut setting = Setting::node(
+        "const fs = require('node:fs');
+         for (let step = 1; step <= 100; step++) {
+             const bytes = Buffer.from('.'.repeat(30_000) + `out ${step}|`);
+             for (let at = 0; at < bytes.length;) at += fs.writeSync(1, bytes, at);
+             fs.writeSync(3, JSON.stringify({ type: 'checkpoint', step }) + '\\n');
+         }",
+    );
+    setting.spec.pty = true;
+    let log = setting.start().finish();
+    let (mut seen, mut checkpoints) = (String::new(), 0);
+    for record in &log {
+        match &record.step {
+            Step::Output { text, .. } => seen.push_str(text.as_deref().unwrap()),
+            Step::Checkpoint { step } => {
+                checkpoints += 1;
+                assert!(seen.contains(&format!("out {step}|")), "the output before {step} stands behind it");
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((checkpoints, seen.matches('.').count()), (100, 3_000_000));
+}
+
+#[test]
 fn the_runner_has_its_folder_and_environment_and_nothing_else() {
     let mut setting = Setting::node(
         "const { spawnSync } = require('node:child_process');

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use process::{Child, Group, Launch, Marker, Tree, kill_tree, signal};
 use tempfile::TempDir;
-use wire::host::{HostRequest, HostSays, Spec};
+use wire::host::{HostRequest, HostSays, Spec, TerminalSpec};
 use wire::id::RunId;
 use wire::log::{Record, Step, Stream};
 
@@ -52,6 +52,16 @@ impl Setting {
 
     pub(crate) fn sh(script: &str) -> Self {
         Self::new(&["sh", "-c", script])
+    }
+
+    /// A terminal session with this shell, in an empty home.
+    pub(crate) fn shell(shell: &str) -> Self {
+        let mut setting = Self::new(&[shell]);
+        setting.spec.pty = true;
+        setting.spec.terminal = Some(TerminalSpec { name: None, rows: 24, columns: 80, alone_ms: 60_000 });
+        let home = setting.spec.cwd.clone();
+        setting.spec.env.insert("HOME".to_owned(), home);
+        setting
     }
 
     pub(crate) fn node(script: &str) -> Self {
@@ -132,7 +142,8 @@ impl Stage {
     }
 
     pub(crate) fn marker(&self) -> Marker {
-        Marker { name: "MIDRUN_RUN_ID".to_owned(), value: self.spec.run.to_string() }
+        let name = if self.spec.terminal.is_some() { "MIDRUN_TERMINAL_ID" } else { "MIDRUN_RUN_ID" };
+        Marker { name: name.to_owned(), value: self.spec.run.to_string() }
     }
 
     pub(crate) fn connect(&self) -> Visitor {
@@ -222,6 +233,7 @@ impl Visitor {
             match self.next().expect("the host answers before it goes") {
                 HostSays::Done { id } if id == asked => return Ok(()),
                 HostSays::Refused { id, why } if id == asked => return Err(why),
+                HostSays::Busy { id, why } if id == asked => return Err(format!("busy: {why}")),
                 _ => {}
             }
         }
