@@ -15,7 +15,7 @@ const FLAGS = [
 ];
 const AXE = readFileSync(resolve(import.meta.dirname, "node_modules/axe-core/axe.min.js"), "utf8");
 /** What a browser says of a server that is away, and of answers that are a "no". */
-const EXPECTED = /ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|ERR_FAILED|4\d\d \(|5\d\d \(/;
+const EXPECTED = /ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|ERR_SOCKET_NOT_CONNECTED|ERR_FAILED|4\d\d \(|5\d\d \(/;
 
 export class Stage {
   /** @param {(project: Project) => void} [prepare] */

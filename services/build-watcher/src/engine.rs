@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use peer::FeedWriter;
 use tokio::sync::oneshot;
@@ -24,6 +24,9 @@ use crate::watch_set::{Need, Wanted, WatchSet};
 
 /// Paths that failing imports hope for and whose folders are watched, for each entry.
 const HOPES: usize = 64;
+
+/// How long nothing must have happened before bundlers are renewed.
+const REST: Duration = Duration::from_secs(1);
 
 /// Everything the build thread owns.
 pub(crate) struct Engine {
@@ -101,8 +104,15 @@ impl Engine {
                     }
                     let again = self.watches.trouble.as_ref().map(|(_, again)| *again);
                     let due = if let Step::Wait(due) = step { Some(due) } else { None };
-                    let limit = due.into_iter().chain(again).min();
+                    let worn = self.entries.values().any(Entry::is_worn).then(|| Instant::now() + REST);
+                    let limit = due.into_iter().chain(again).chain(worn).min();
                     self.mail.wait(limit);
+                    if worn.is_some_and(|at| at <= Instant::now()) {
+                        self.entries
+                            .values_mut()
+                            .filter(|entry| entry.is_worn())
+                            .for_each(|entry| entry.renew(threads));
+                    }
                     if again.is_some_and(|again| again <= Instant::now()) {
                         self.watches.stale = true;
                     }

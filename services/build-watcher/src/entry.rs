@@ -217,6 +217,16 @@ impl Entry {
         }
     }
 
+    /// Whether its bundler keeps more than it needs.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.bundler.is_worn()
+    }
+
+    /// Has its bundler keep no more than it needs. Blocks for as long as a build takes.
+    pub(crate) fn renew(&mut self, threads: &Threads) {
+        self.bundler.renew(threads);
+    }
+
     fn missing(&self) -> Failure {
         let shown = project::relative(&self.root, &self.real);
         let hint = match project::profile_of(&self.root, &self.real) {

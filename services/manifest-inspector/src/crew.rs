@@ -26,6 +26,9 @@ const GROWTH: u64 = 24 << 20;
 /// A pause in which replacing a worker is in nobody's way.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// A pause after which nobody seems to be saving any more.
+const REST: Duration = Duration::from_millis(1_500);
+
 enum News {
     /// The process exists.
     Started(Worker),
@@ -52,6 +55,7 @@ impl Crew {
             evaluations: settings.max_imports,
             growth: GROWTH,
             pause: PAUSE,
+            rest: REST,
         };
         let (tell, news) = mpsc::channel(QUEUE);
         let mut crew = Self {

@@ -59,6 +59,9 @@ pub(crate) struct Limits {
     pub(crate) growth: u64,
     /// How long nothing must be asked before a worker is replaced for its age: that needs a processor too.
     pub(crate) pause: Duration,
+    /// How long nothing must be asked before a worker is replaced that has done a quarter of its evaluations: what
+    /// they left cannot be unloaded, and most of a day nobody saves anything.
+    pub(crate) rest: Duration,
 }
 
 /// Workers at the same time: the current one, its successor, and two that finish what they have begun.
@@ -438,7 +441,9 @@ impl Pool {
             let overdue = worker.evaluations >= 2 * self.limits.evaluations;
             worker.asked_last + if overdue { Duration::ZERO } else { self.limits.pause }
         });
-        let due = unwanted.into_iter().chain(aged).min()?;
+        let rested = (worker.evaluations >= self.limits.evaluations.div_ceil(4))
+            .then(|| worker.asked_last + self.limits.rest);
+        let due = unwanted.into_iter().chain(aged).chain(rested).min()?;
         Some(self.no_successor_before.map_or(due, |at| due.max(at)))
     }
 

@@ -8,6 +8,7 @@ const LIMITS: Limits = Limits {
     evaluations: 4,
     growth: 1_000,
     pause: Duration::from_millis(100),
+    rest: Duration::from_millis(1_000),
 };
 
 fn millis(count: u64) -> Duration {
@@ -197,6 +198,18 @@ fn a_worker_is_replaced_for_its_age_in_a_pause() {
     assert_eq!(bench.said(1, told(6, 0)), [answered(6)]);
     assert_eq!(bench.said(2, hello()), [Act::Kill(WorkerId(1))]);
     assert_eq!(bench.pool.next_tick(), None);
+}
+
+#[test]
+fn a_worker_that_did_a_quarter_of_its_work_is_replaced_when_nobody_saves_any_more() {
+    let mut bench = Bench::warm();
+    assert_eq!(bench.after(LIMITS.rest), [], "it did nothing");
+    bench.ask(1, "a");
+    bench.said(1, told(1, 0));
+    assert_eq!(bench.after(LIMITS.rest - millis(1)), []);
+    assert_eq!(bench.after(millis(1)), [Act::Start(WorkerId(2))]);
+    assert_eq!(bench.said(2, hello()), [Act::Kill(WorkerId(1))]);
+    assert_eq!(bench.pool.next_tick(), None, "the new one did nothing");
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub fn share_one_heap() {
     {
         // SAFETY: it takes integers only.
         #[allow(unsafe_code, reason = "only the C library can set this")]
-        let _was_set = unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
+        let _was_set = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     }
 }
 

@@ -130,6 +130,18 @@ impl EntryBundler {
         }
     }
 
+    /// Whether its bundler keeps more than one that has just built everything.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.warm.as_ref().is_some_and(|warm| warm.builds > 0)
+    }
+
+    /// Builds everything again on a new bundler, for what the old one kept. The bytes are those of the last build, unless
+    /// files have changed meanwhile, and then word of that will come. Blocks for as long as that takes.
+    pub(crate) fn renew(&mut self, threads: &Threads) {
+        self.forget();
+        let _same_as_before = self.build_afresh(threads);
+    }
+
     /// The next build reads everything again.
     pub(crate) fn forget(&mut self) {
         self.warm = None;
