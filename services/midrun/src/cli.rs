@@ -16,6 +16,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Watch a project, serve Studio, and keep its runs on the newest code.
     Dev(Dev),
+    /// Run some of the services of a server, joined to the others over HTTP.
+    Serve(Serve),
     /// Build and inspect the trainer once; exit 1 on an error.
     Build(Build),
     /// Run the trainer in this terminal, without a server.
@@ -65,6 +67,53 @@ pub(crate) struct Dev {
     /// Open Studio in the browser.
     #[arg(long)]
     pub(crate) open: bool,
+}
+
+/// A part of a server that can be a process of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Service {
+    /// Watches the sources and builds them.
+    BuildWatcher,
+    /// Evaluates what was built for facts.
+    ManifestInspector,
+    /// Keeps the runs and the terminals, on its own machine.
+    TrainRegistry,
+    /// Sends cancels until they are settled.
+    CancelBroker,
+    /// Keeps the jobs and trains them.
+    ControlPlane,
+    /// The HTTP edge with Studio.
+    SseGateway,
+}
+
+impl Service {
+    /// As the command line calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::BuildWatcher => "build-watcher",
+            Self::ManifestInspector => "manifest-inspector",
+            Self::TrainRegistry => "train-registry",
+            Self::CancelBroker => "cancel-broker",
+            Self::ControlPlane => "control-plane",
+            Self::SseGateway => "sse-gateway",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Which; the others are found by the settings `peers.…`.
+    #[arg(required = true, value_name = "SERVICE")]
+    pub(crate) services: Vec<Service>,
+    /// The project.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) project: PathBuf,
+    /// Another settings file than the project's `midrun.toml`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// One JSON object a line on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,6 @@
 mod events;
 #[cfg(test)]
 pub(crate) mod scripted;
-mod sse;
 #[cfg(test)]
 mod tests;
 
@@ -24,8 +23,8 @@ use wire::Diagnostic;
 use wire::profile::TOKEN_HEADERS;
 
 pub(crate) use self::events::Events;
-pub(crate) use self::sse::Event;
 use crate::state::ServerFile;
+pub(crate) use peer::sse::Event;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long a plain request may take.

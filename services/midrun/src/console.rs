@@ -101,6 +101,17 @@ impl Console {
         print(&text);
     }
 
+    /// Which services this process has, and where the others find it.
+    pub(crate) fn serving(&self, services: &[&str], url: &str) {
+        match self.style {
+            Style::Json => print(
+                &json!({ "event": "serving", "services": services, "url": url, "pid": std::process::id() })
+                    .to_string(),
+            ),
+            Style::Text { .. } => self.line(GREEN, "serve", &format!("{} at {url}", services.join(", "))),
+        }
+    }
+
     /// A line of the server's own.
     pub(crate) fn note(&self, text: &str) {
         match self.style {

@@ -70,7 +70,12 @@ impl fmt::Display for Busy {
 impl Hold {
     /// Takes the project whose state is in `state_dir`.
     pub(crate) fn take(state_dir: &Path) -> Result<Self, Busy> {
-        let path = state_dir.join("server.lock");
+        Self::take_part(state_dir, "server")
+    }
+
+    /// Takes one part of it, for a server of several processes. Whoever has the runs has the part `server`.
+    pub(crate) fn take_part(state_dir: &Path, part: &str) -> Result<Self, Busy> {
+        let path = state_dir.join(format!("{part}.lock"));
         let unusable = |error: io::Error| Busy::Unusable { path: path.clone(), error };
         let mut options = File::options();
         let mut file = options

@@ -1,5 +1,6 @@
 //! The midrun binary: command line, configuration, wiring. No logic of its own.
 
+mod address;
 mod cli;
 mod client;
 mod commands;
@@ -7,12 +8,15 @@ mod console;
 mod control;
 mod credentials;
 mod dev;
+mod ending;
 mod hold;
 mod port_holder;
 mod project;
 mod sdk;
+mod serve;
 mod state;
 mod state_folder;
+mod wiring;
 
 use std::process::ExitCode;
 
@@ -32,6 +36,10 @@ fn main() -> ExitCode {
         Command::Dev(args) => {
             telemetry::start();
             dev::command(&args, begun)
+        }
+        Command::Serve(args) => {
+            telemetry::start();
+            serve::command(&args, begun)
         }
         command => {
             telemetry::start();

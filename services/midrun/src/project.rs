@@ -20,13 +20,22 @@ pub(crate) struct Project {
 impl Project {
     /// The project in `dir`.
     pub(crate) fn open(dir: &Path) -> Result<Self, String> {
+        Self::open_with(dir, None)
+    }
+
+    /// The project in `dir`, with the settings in `file` instead of its own.
+    pub(crate) fn open_with(dir: &Path, file: Option<&Path>) -> Result<Self, String> {
         let root = dir.canonicalize().map_err(|error| format!("{}: {error}", dir.display()))?;
         if !root.is_dir() {
             return Err(format!("{} is not a folder; name the project's folder", root.display()));
         }
         let variables = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let settings = settings::load(&root, variables).map_err(|error| error.to_string())?;
+        let settings = match file {
+            Some(file) => settings::load_file(file, true, variables),
+            None => settings::load(&root, variables),
+        };
+        let settings = settings.map_err(|error| error.to_string())?;
         Ok(Self { root, settings })
     }
 

@@ -154,10 +154,11 @@ mod tests {
 
     #[actix_web::test]
     async fn silence_is_told_from_absence() {
-        let away: AskError<Never> = AskError::NotDelivered { peer: "list-runs", why: "its inbox is full" };
+        let away: AskError<Never> =
+            AskError::NotDelivered { peer: "list-runs", why: "its inbox is full".into() };
         assert_eq!(seen(away).await.0, 503);
         let silent: AskError<Never> =
-            AskError::Unknown { peer: "list-runs", why: "the time allowed is spent" };
+            AskError::Unknown { peer: "list-runs", why: "the time allowed is spent".into() };
         assert_eq!(seen(silent).await.0, 504);
     }
 }

@@ -694,6 +694,11 @@ impl Fleet {
         stopped.flatten().collect()
     }
 
+    /// The artifacts that live runs use, as they were last told.
+    pub(crate) fn retained(&self) -> Vec<ContentHash> {
+        self.retained.iter().cloned().collect()
+    }
+
     fn retain(&mut self) -> Option<Effect> {
         let live = self.runs.values().filter(|run| run.is_live());
         let used: BTreeSet<ContentHash> = live.flat_map(RunState::uses).cloned().collect();

@@ -64,6 +64,9 @@ pub struct Peers {
     pub unwatch: Peer<Unwatch>,
     /// Who must know which artifacts are in use.
     pub retain: Peer<Retain>,
+    /// Another value with each start of the build watcher, which then knows nothing of what it was asked before.
+    /// Nothing when it lives as long as this registry.
+    pub watcher_lives: Option<watch::Receiver<Option<String>>>,
     /// Who cancels jobs.
     pub cancel: Peer<Cancel>,
     /// The control plane runs are started with; nothing while it is being set up, closed if there will be none.
@@ -175,6 +178,10 @@ impl Actor for Registry {
             }
         };
         ctx.spawn(follow.into_actor(self));
+        if let Some(lives) = self.core.peers.watcher_lives.clone() {
+            let core = Rc::clone(&self.core);
+            ctx.spawn(async move { core.order_again(lives).await }.into_actor(self));
+        }
     }
 }
 
@@ -411,6 +418,27 @@ impl Core {
 
     async fn flushed(&self) -> Result<(), String> {
         self.store().await?.flush().await
+    }
+
+    /// Asks each new life of the build watcher for what the one before was asked.
+    async fn order_again(&self, mut lives: watch::Receiver<Option<String>>) {
+        let mut known = lives.borrow_and_update().clone();
+        while lives.changed().await.is_ok() {
+            let now = lives.borrow_and_update().clone();
+            if known.replace(now.unwrap_or_default()).is_none() {
+                continue;
+            }
+            let watched: Vec<EntryPath> = self.watched.borrow().iter().cloned().collect();
+            for entry in watched {
+                if let Err(error) = self.peers.watch.ask(Watch { entry }).await {
+                    tracing::warn!(%error, "a file that a run was started from is not watched");
+                }
+            }
+            let hashes = self.fleet.borrow().retained();
+            if let Err(error) = self.peers.retain.ask(Retain { hashes }).await {
+                tracing::warn!(%error, "the build watcher does not know which artifacts are in use");
+            }
+        }
     }
 
     fn unwatch(&self, entry: EntryPath) {

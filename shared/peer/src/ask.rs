@@ -1,5 +1,6 @@
 //! The sending end of a request.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use wire::{TraceContext, Wire};
 
 use crate::inbox::{Envelope, Inbox};
+use crate::remote::Remote;
 
 /// How long a request may take when nobody says otherwise.
 const DEFAULT_BUDGET: Duration = Duration::from_secs(10);
@@ -23,7 +25,7 @@ pub enum AskError<R> {
         /// The message's name.
         peer: &'static str,
         /// What stood in the way.
-        why: &'static str,
+        why: Cow<'static, str>,
     },
     /// Nobody knows whether it was or will be handled: it may be sent again only if it is repeatable.
     #[error("{peer} did not answer: {why}")]
@@ -31,7 +33,7 @@ pub enum AskError<R> {
         /// The message's name.
         peer: &'static str,
         /// What was seen.
-        why: &'static str,
+        why: Cow<'static, str>,
     },
 }
 
@@ -56,6 +58,7 @@ pub struct Peer<M: Wire> {
 enum Way<M: Wire> {
     Local(Inbox<M>),
     Loopback(Inbox<M>),
+    Remote(Remote),
     Fake(Arc<FakeHandler<M>>),
 }
 
@@ -64,6 +67,7 @@ impl<M: Wire> Clone for Peer<M> {
         let way = match &self.way {
             Way::Local(inbox) => Way::Local(inbox.clone()),
             Way::Loopback(inbox) => Way::Loopback(inbox.clone()),
+            Way::Remote(remote) => Way::Remote(remote.clone()),
             Way::Fake(handler) => Way::Fake(Arc::clone(handler)),
         };
         Self { way }
@@ -79,6 +83,11 @@ impl<M: Wire> Peer<M> {
     /// The handler is in this process, but message and answer go through JSON: for tests.
     pub fn loopback(inbox: Inbox<M>) -> Self {
         Self { way: Way::Loopback(inbox) }
+    }
+
+    /// The handler is in another process.
+    pub fn remote(remote: Remote) -> Self {
+        Self { way: Way::Remote(remote) }
     }
 
     /// `handler` answers: for tests of the asker.
@@ -114,6 +123,7 @@ impl<M: Wire> Peer<M> {
                     Err(fate) => Err(fate),
                 }
             }
+            Way::Remote(remote) => remote.ask(&message, &trace, budget).await,
             Way::Fake(handler) => handler(message).map_err(AskError::Refused),
         }
     }
@@ -125,7 +135,7 @@ async fn deliver<M: Wire>(
     trace: TraceContext,
     budget: Duration,
 ) -> Result<M::Reply, AskError<M::Refusal>> {
-    let not_delivered = |why| AskError::NotDelivered { peer: M::NAME, why };
+    let not_delivered = |why: &'static str| AskError::NotDelivered { peer: M::NAME, why: why.into() };
     let recipient = inbox.recipient().ok_or_else(|| not_delivered("it is not running"))?;
     let permit = inbox.permit().ok_or_else(|| not_delivered("its inbox is full"))?;
     let deadline = Instant::now() + budget;
@@ -133,10 +143,10 @@ async fn deliver<M: Wire>(
     match tokio::time::timeout(budget, recipient.send(envelope)).await {
         Ok(Ok(answer)) => answer.map_err(AskError::Refused),
         Ok(Err(actix::MailboxError::Closed)) => {
-            Err(AskError::Unknown { peer: M::NAME, why: "it stopped before it answered" })
+            Err(AskError::Unknown { peer: M::NAME, why: "it stopped before it answered".into() })
         }
         Ok(Err(actix::MailboxError::Timeout)) | Err(_) => {
-            Err(AskError::Unknown { peer: M::NAME, why: "the time allowed is spent" })
+            Err(AskError::Unknown { peer: M::NAME, why: "the time allowed is spent".into() })
         }
     }
 }
@@ -217,7 +227,10 @@ mod tests {
         doubler.began.acquire_many(2).await.expect("never closed").forget();
         assert_eq!(inbox.depth(), 2);
         let full = peer.ask(Double(9)).await;
-        assert!(matches!(full, Err(AskError::NotDelivered { why: "its inbox is full", .. })), "{full:?}");
+        assert!(
+            matches!(&full, Err(AskError::NotDelivered { why, .. }) if why == "its inbox is full"),
+            "{full:?}"
+        );
         doubler.go.add_permits(3);
         for task in waiting {
             task.await.expect("not cancelled").expect("answered");

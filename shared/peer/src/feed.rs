@@ -4,11 +4,14 @@
 //! counted from 1 without gaps. A reader gets the events after its position, each once, in order; if some of them
 //! are no longer kept, or its position is from another epoch, it gets the snapshot (the newest event of each key)
 //! and goes on from there. The writer never waits for a reader and keeps at most `capacity` events.
+//!
+//! A [`Mirror`] writes what another process's writer wrote, under its positions: a reader that knows a position may
+//! come back to either, or to a mirror that was started anew.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use rand::Rng as _;
 use tokio::sync::watch;
@@ -57,6 +60,8 @@ impl FromStr for Position {
 pub enum Start {
     /// With the snapshot, then what follows.
     Snapshot,
+    /// With everything that is still kept: what a snapshot has of the time before that, then each event.
+    Oldest,
     /// With what follows this position; with the snapshot if that is no longer known.
     After(Position),
 }
@@ -73,6 +78,7 @@ pub struct Delivery<E> {
 }
 
 struct Kept<E> {
+    epoch: Epoch,
     /// The newest events, oldest first; the last one is number `last`.
     ring: VecDeque<Arc<E>>,
     last: u64,
@@ -80,18 +86,61 @@ struct Kept<E> {
     newest: Vec<(String, u64, Arc<E>)>,
 }
 
-impl<E> Kept<E> {
+impl<E: FeedEvent> Kept<E> {
+    fn of(epoch: Epoch) -> Self {
+        Self { epoch, ring: VecDeque::new(), last: 0, newest: Vec::new() }
+    }
+
+    /// The number of the oldest event in the ring, if there is one.
+    fn first(&self) -> u64 {
+        self.last - self.ring.len() as u64 + 1
+    }
+
     fn get(&self, seq: u64) -> Option<Arc<E>> {
-        let first = self.last - self.ring.len() as u64 + 1;
-        self.ring.get(usize::try_from(seq.checked_sub(first)?).ok()?).cloned()
+        self.ring.get(usize::try_from(seq.checked_sub(self.first())?).ok()?).cloned()
+    }
+
+    /// Takes in the event that follows the last one.
+    fn push(&mut self, event: Arc<E>, capacity: usize) {
+        self.last += 1;
+        if self.ring.len() == capacity {
+            self.ring.pop_front();
+        }
+        self.ring.push_back(Arc::clone(&event));
+        self.remember(self.last, event);
+    }
+
+    fn remember(&mut self, seq: u64, event: Arc<E>) {
+        if let Some(key) = event.snapshot_key() {
+            self.newest.retain(|(known, _, _)| *known != key);
+            self.newest.push((key, seq, event));
+        }
     }
 }
 
 struct Shared<E> {
-    epoch: Epoch,
     capacity: usize,
     kept: RwLock<Kept<E>>,
-    head: watch::Sender<u64>,
+    changed: watch::Sender<()>,
+}
+
+impl<E: FeedEvent> Shared<E> {
+    fn new(capacity: usize) -> Arc<Self> {
+        assert!(capacity > 0, "a feed keeps at least one event");
+        let kept = RwLock::new(Kept::of(Epoch::fresh()));
+        Arc::new(Self { capacity, kept, changed: watch::Sender::new(()) })
+    }
+
+    fn kept(&self) -> RwLockReadGuard<'_, Kept<E>> {
+        self.kept.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is kept, and wakes the readers.
+    fn change<T>(&self, change: impl FnOnce(&mut Kept<E>) -> T) -> T {
+        let changed = change(&mut self.kept.write().unwrap_or_else(PoisonError::into_inner));
+        self.changed.send_replace(());
+        changed
+    }
 }
 
 /// The one writer of a feed. The feed ends when it is dropped.
@@ -120,37 +169,22 @@ impl<E: FeedEvent> FeedWriter<E> {
     /// # Panics
     /// If `capacity` is zero.
     pub fn new(capacity: usize) -> Self {
-        assert!(capacity > 0, "a feed keeps at least one event");
-        let kept = Kept { ring: VecDeque::new(), last: 0, newest: Vec::new() };
         let (alive_sender, alive) = watch::channel(());
-        let shared =
-            Shared { epoch: Epoch::fresh(), capacity, kept: RwLock::new(kept), head: watch::Sender::new(0) };
-        Self { shared: Arc::new(shared), _alive: alive_sender, alive }
+        Self { shared: Shared::new(capacity), _alive: alive_sender, alive }
     }
 
     /// Appends `event`; never waits.
     pub fn publish(&self, event: E) -> Position {
         let event = Arc::new(event);
-        let mut kept = self.shared.kept.write().unwrap_or_else(PoisonError::into_inner);
-        kept.last += 1;
-        let seq = kept.last;
-        if kept.ring.len() == self.shared.capacity {
-            kept.ring.pop_front();
-        }
-        kept.ring.push_back(Arc::clone(&event));
-        if let Some(key) = event.snapshot_key() {
-            kept.newest.retain(|(known, _, _)| *known != key);
-            kept.newest.push((key, seq, event));
-        }
-        drop(kept);
-        self.shared.head.send_replace(seq);
-        Position { epoch: self.shared.epoch.clone(), seq }
+        self.shared.change(|kept| {
+            kept.push(event, self.shared.capacity);
+            Position { epoch: kept.epoch.clone(), seq: kept.last }
+        })
     }
 
     /// Takes the event with `key` out of the snapshot.
     pub fn forget(&self, key: &str) {
-        let mut kept = self.shared.kept.write().unwrap_or_else(PoisonError::into_inner);
-        kept.newest.retain(|(known, _, _)| known != key);
+        self.shared.change(|kept| kept.newest.retain(|(known, _, _)| known != key));
     }
 
     /// A reading end.
@@ -159,22 +193,84 @@ impl<E: FeedEvent> FeedWriter<E> {
     }
 }
 
+/// Writes a feed as another process's writer does: what it is told of keeps its position.
+pub struct Mirror<E> {
+    writer: FeedWriter<E>,
+}
+
+impl<E: FeedEvent> Mirror<E> {
+    /// Of a feed of which nothing is known yet. Keeps the newest `capacity` events for readers that are behind.
+    ///
+    /// # Panics
+    /// If `capacity` is zero.
+    pub fn new(capacity: usize) -> Self {
+        Self { writer: FeedWriter::new(capacity) }
+    }
+
+    /// The next event of the mirrored feed, or one of its snapshot.
+    pub fn adopt(&self, at: &Position, event: E, snapshot: bool) {
+        let (event, capacity) = (Arc::new(event), self.writer.shared.capacity);
+        self.writer.shared.change(|kept| {
+            if kept.epoch != at.epoch {
+                *kept = Kept::of(at.epoch.clone());
+            }
+            if at.seq <= kept.last {
+                return;
+            }
+            if !snapshot && at.seq == kept.last + 1 {
+                kept.push(event, capacity);
+                return;
+            }
+            // What lies between is not known here: who has not read it gets the snapshot.
+            kept.ring.clear();
+            if snapshot {
+                kept.last = at.seq;
+                kept.remember(at.seq, event);
+            } else {
+                kept.last = at.seq - 1;
+                kept.push(event, capacity);
+            }
+        });
+    }
+
+    /// How far the mirrored feed is known; nothing while nothing of it is.
+    pub fn position(&self) -> Option<Position> {
+        let kept = self.writer.shared.kept();
+        (kept.last > 0).then(|| Position { epoch: kept.epoch.clone(), seq: kept.last })
+    }
+
+    /// A reading end.
+    pub fn feed(&self) -> Feed<E> {
+        self.writer.feed()
+    }
+}
+
 impl<E: FeedEvent> Feed<E> {
+    /// Whether `at` is a position of the writer's present life.
+    pub fn is_in(&self, at: &Position) -> bool {
+        self.shared.kept().epoch == at.epoch
+    }
+
     /// A reader that begins at `start`.
     pub fn read(&self, start: Start) -> Reader<E> {
+        let kept = self.shared.kept();
         let mut reader = Reader {
             shared: Arc::clone(&self.shared),
             alive: self.alive.clone(),
-            head: self.shared.head.subscribe(),
+            changed: self.shared.changed.subscribe(),
+            epoch: kept.epoch.clone(),
             seen: 0,
             snapshot: VecDeque::new(),
+            wanted: None,
         };
         match start {
-            Start::After(at) if at.epoch == self.shared.epoch => {
-                let last = self.shared.kept.read().unwrap_or_else(PoisonError::into_inner).last;
-                reader.seen = at.seq.min(last);
+            Start::After(at) if at.epoch == kept.epoch => reader.seen = at.seq,
+            Start::After(at) => {
+                reader.wanted = Some(at);
+                reader.resync(&kept);
             }
-            Start::After(_) | Start::Snapshot => reader.resync(),
+            Start::Snapshot => reader.resync(&kept),
+            Start::Oldest => reader.go_back(&kept),
         }
         reader
     }
@@ -184,31 +280,43 @@ impl<E: FeedEvent> Feed<E> {
 pub struct Reader<E> {
     shared: Arc<Shared<E>>,
     alive: watch::Receiver<()>,
-    head: watch::Receiver<u64>,
+    changed: watch::Receiver<()>,
+    epoch: Epoch,
     seen: u64,
     snapshot: VecDeque<(u64, Arc<E>)>,
+    /// Where it wanted to go on, in an epoch that a mirror may yet learn of.
+    wanted: Option<Position>,
 }
 
 impl<E: FeedEvent> Reader<E> {
     /// The next event, if there is one already.
     pub fn try_next(&mut self) -> Option<Delivery<E>> {
+        let shared = Arc::clone(&self.shared);
+        let kept = shared.kept();
         loop {
+            if kept.epoch != self.epoch {
+                self.epoch = kept.epoch.clone();
+                self.snapshot.clear();
+                match self.wanted.take().filter(|wanted| wanted.epoch == kept.epoch) {
+                    Some(wanted) => self.seen = wanted.seq,
+                    None => {
+                        self.seen = 0;
+                        self.resync(&kept);
+                    }
+                }
+            }
             if let Some((seq, event)) = self.snapshot.pop_front() {
                 return Some(self.delivery(seq, event, true));
             }
-            let next = {
-                let kept = self.shared.kept.read().unwrap_or_else(PoisonError::into_inner);
-                if self.seen >= kept.last {
-                    return None;
-                }
-                kept.get(self.seen + 1)
-            };
-            match next {
+            if self.seen >= kept.last {
+                return None;
+            }
+            match kept.get(self.seen + 1) {
                 Some(event) => {
                     self.seen += 1;
                     return Some(self.delivery(self.seen, event, false));
                 }
-                None => self.resync(),
+                None => self.resync(&kept),
             }
         }
     }
@@ -217,7 +325,7 @@ impl<E: FeedEvent> Reader<E> {
     /// Cancel-safe.
     pub async fn next(&mut self) -> Option<Delivery<E>> {
         loop {
-            self.head.mark_unchanged();
+            self.changed.mark_unchanged();
             let ended = self.alive.has_changed().is_err();
             if let Some(delivery) = self.try_next() {
                 return Some(delivery);
@@ -226,21 +334,28 @@ impl<E: FeedEvent> Reader<E> {
                 return None;
             }
             tokio::select! {
-                _ = self.head.changed() => {}
+                _ = self.changed.changed() => {}
                 _ = self.alive.changed() => {}
             }
         }
     }
 
     fn delivery(&self, seq: u64, event: Arc<E>, snapshot: bool) -> Delivery<E> {
-        Delivery { at: Position { epoch: self.shared.epoch.clone(), seq }, event, snapshot }
+        Delivery { at: Position { epoch: self.epoch.clone(), seq }, event, snapshot }
     }
 
-    fn resync(&mut self) {
-        let kept = self.shared.kept.read().unwrap_or_else(PoisonError::into_inner);
+    /// Goes on with the snapshot, as far as it is news.
+    fn resync(&mut self, kept: &Kept<E>) {
         let unseen = kept.newest.iter().filter(|(_, seq, _)| *seq > self.seen);
         self.snapshot = unseen.map(|(_, seq, event)| (*seq, Arc::clone(event))).collect();
         self.seen = kept.last;
+    }
+
+    /// Goes on with everything that is kept.
+    fn go_back(&mut self, kept: &Kept<E>) {
+        let before = kept.newest.iter().filter(|(_, seq, _)| *seq < kept.first());
+        self.snapshot = before.map(|(_, seq, event)| (*seq, Arc::clone(event))).collect();
+        self.seen = kept.first() - 1;
     }
 }
 
@@ -292,6 +407,60 @@ mod tests {
         writer.publish(beat(1));
         writer.publish(beat(2));
         assert_eq!(drain(&mut writer.feed().read(Start::After(old))), [(2, true)]);
+    }
+
+    /// What `reader` finds, told to `mirror`.
+    fn pass_on(reader: &mut Reader<Beat>, mirror: &Mirror<Beat>) {
+        while let Some(got) = reader.try_next() {
+            mirror.adopt(&got.at, (*got.event).clone(), got.snapshot);
+        }
+    }
+
+    #[test]
+    fn a_mirror_gives_what_its_feed_gives_under_the_same_positions() {
+        let (writer, mirror) = (FeedWriter::new(4), Mirror::new(4));
+        let mut early = mirror.feed().read(Start::Snapshot);
+        let second = (1..=2).map(|n| writer.publish(beat(n))).last().unwrap();
+        pass_on(&mut writer.feed().read(Start::Oldest), &mirror);
+        assert_eq!(mirror.position(), Some(second.clone()));
+        assert_eq!(drain(&mut early), [(2, true)], "as a new reader of the feed itself");
+        writer.publish(beat(3));
+        pass_on(&mut writer.feed().read(Start::After(second.clone())), &mirror);
+        assert_eq!(drain(&mut early), [(3, false)]);
+        assert_eq!(drain(&mut mirror.feed().read(Start::After(second))), [(3, false)]);
+    }
+
+    #[test]
+    fn a_reader_comes_back_to_a_mirror_that_was_started_anew_and_misses_nothing() {
+        let writer = FeedWriter::new(4);
+        let seen = (1..=3).map(|n| writer.publish(beat(n))).last().unwrap();
+        writer.publish(beat(4));
+        let mirror = Mirror::new(4);
+        let mut reader = mirror.feed().read(Start::After(seen));
+        assert_eq!(drain(&mut reader), []);
+        pass_on(&mut writer.feed().read(Start::Oldest), &mirror);
+        assert_eq!(drain(&mut reader), [(4, false)]);
+    }
+
+    #[test]
+    fn a_mirror_follows_its_feed_into_another_epoch_and_over_a_gap() {
+        let mirror = Mirror::new(8);
+        let mut reader = mirror.feed().read(Start::Snapshot);
+        let old = FeedWriter::new(8);
+        (1..=3).for_each(|n| drop(old.publish(beat(n))));
+        pass_on(&mut old.feed().read(Start::Oldest), &mirror);
+        assert_eq!(drain(&mut reader), [(2, true)]);
+        let new = FeedWriter::new(2);
+        new.publish(beat(6));
+        let mut follower = new.feed().read(Start::Oldest);
+        pass_on(&mut follower, &mirror);
+        assert_eq!(drain(&mut reader), [(6, true)]);
+        (7..=12).for_each(|n| drop(new.publish(beat(n))));
+        pass_on(&mut follower, &mirror);
+        assert_eq!(drain(&mut reader), [(10, true), (12, true)], "the newest of each key");
+        new.publish(beat(13));
+        pass_on(&mut follower, &mirror);
+        assert_eq!(drain(&mut reader), [(13, false)]);
     }
 
     #[test]

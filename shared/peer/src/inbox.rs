@@ -127,6 +127,11 @@ impl<M: Wire> Inbox<M> {
         self.capacity - self.permits.available_permits()
     }
 
+    /// Whether there is no place left.
+    pub fn is_full(&self) -> bool {
+        self.permits.available_permits() == 0
+    }
+
     pub(crate) fn recipient(&self) -> Option<Arc<Recipient<Envelope<M>>>> {
         self.recipient.load_full()
     }

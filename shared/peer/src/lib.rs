@@ -10,10 +10,24 @@
 //! Handlers accept only [`Envelope<M>`], which carries the trace context, the deadline and the permit that bounds
 //! the inbox, so none of them can be lost on the local path.
 
-mod ask;
-mod feed;
-mod inbox;
+//!
+//! Between processes both go over HTTP: [`Exchange`] is the entrance to a process, [`Remote`] the way to another one,
+//! [`Followed`] a feed from there. Actors cannot tell which way a message came.
 
+mod artifact;
+mod ask;
+mod exchange;
+mod feed;
+mod follow;
+mod header;
+mod inbox;
+mod remote;
+pub mod sse;
+
+pub use artifact::bring_here;
 pub use ask::{AskError, Peer};
-pub use feed::{Delivery, Epoch, Feed, FeedWriter, Position, Reader, Start};
+pub use exchange::Exchange;
+pub use feed::{Delivery, Epoch, Feed, FeedWriter, Mirror, Position, Reader, Start};
+pub use follow::Followed;
 pub use inbox::{Envelope, Held, Inbox};
+pub use remote::{BadAddress, Remote, Trouble};

@@ -28,6 +28,8 @@ pub struct Settings {
     pub terminal: Terminal,
     /// The control plane.
     pub control_plane: ControlPlane,
+    /// Services in several processes.
+    pub peers: Peers,
 }
 
 /// The HTTP edge.
@@ -208,7 +210,9 @@ impl Default for Terminal {
 pub struct ControlPlane {
     /// Where it is; the one in the server when absent.
     pub url: Option<String>,
-    /// Where the one in the server listens on the loopback interface; 0 takes a free port.
+    /// The address that the one in the server listens on.
+    pub host: String,
+    /// The port that the one in the server listens on; 0 takes a free one.
     pub port: u16,
     /// What trains a job: the builtin executor when empty, else a program and its arguments.
     pub executor: Vec<String>,
@@ -227,12 +231,44 @@ impl Default for ControlPlane {
     fn default() -> Self {
         Self {
             url: None,
+            host: "127.0.0.1".into(),
             port: 0,
             executor: Vec::new(),
             max_concurrent_jobs: 2,
             stop_grace_ms: 30_000,
             alone_ms: 900_000,
             keep_checkpoints: 3,
+        }
+    }
+}
+
+/// Services in several processes: where they listen for one another, and where they are.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Peers {
+    /// Where this process listens for the others, `HOST:PORT`; port 0 takes a free one.
+    pub listen: String,
+    /// The file with the secret that they share. Needed as soon as one listens on anything but loopback.
+    pub token_file: Option<PathBuf>,
+    /// Where each service is that this process does not run itself: `http://HOST:PORT`.
+    pub build_watcher: Option<String>,
+    /// See [`Peers::build_watcher`].
+    pub manifest_inspector: Option<String>,
+    /// See [`Peers::build_watcher`].
+    pub train_registry: Option<String>,
+    /// See [`Peers::build_watcher`].
+    pub cancel_broker: Option<String>,
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:4100".into(),
+            token_file: None,
+            build_watcher: None,
+            manifest_inspector: None,
+            train_registry: None,
+            cancel_broker: None,
         }
     }
 }
@@ -246,6 +282,8 @@ pub struct SettingsError {
 
 /// The variables that name a control plane on their own.
 const URL_VARIABLES: [&str; 2] = ["MIDRUN_CONTROL_PLANE_URL", "ARKOR_CLOUD_API_URL"];
+/// The variable that names the file with the services' secret.
+const TOKEN_FILE_VARIABLE: &str = "MIDRUN_PEER_TOKEN_FILE";
 
 /// Reads the settings of the project in `dir` from `midrun.toml` and `variables`.
 ///
@@ -255,9 +293,20 @@ pub fn load(
     dir: &Path,
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Settings, SettingsError> {
-    let file = dir.join("midrun.toml");
+    load_file(&dir.join("midrun.toml"), false, variables)
+}
+
+/// Reads the settings from `file`, which must be there if it is `required`, and `variables`.
+///
+/// # Errors
+/// As for [`load`]; and when a required file cannot be read.
+pub fn load_file(
+    file: &Path,
+    required: bool,
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<Settings, SettingsError> {
     let mut layers =
-        Config::builder().add_source(File::new(&file.to_string_lossy(), FileFormat::Toml).required(false));
+        Config::builder().add_source(File::new(&file.to_string_lossy(), FileFormat::Toml).required(required));
     let mut named = Vec::new();
     let mut url = None;
     for (name, text) in variables {
@@ -265,6 +314,8 @@ pub fn load(
             if url.as_ref().is_none_or(|(best, _)| rank < *best) && !text.is_empty() {
                 url = Some((rank, text));
             }
+        } else if name == TOKEN_FILE_VARIABLE {
+            named.push((name, "peers.tokenFile".to_owned(), text));
         } else if let Some(path) = setting_of(&name) {
             named.push((name, path, text));
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{JobId, RunId};
-use crate::message::{Reject, Wire};
+use crate::message::{FeedEvent, Reject, Wire};
 
 /// A credential. Its `Debug` shows nothing, so that no log can.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,22 @@ pub struct ControlPlane {
     pub org_slug: String,
     /// Scope.
     pub project_slug: String,
+}
+
+/// On which control plane the services act, and as whom: what the one that signed in tells the others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Acting {
+    /// Nothing while nobody is signed in.
+    pub control_plane: Option<ControlPlane>,
+}
+
+impl FeedEvent for Acting {
+    const NAME: &'static str = "acting";
+
+    fn snapshot_key(&self) -> Option<String> {
+        Some("acting".to_owned())
+    }
 }
 
 /// Cancel a run's job. Answers when the cancel is on disk; it is delivered until the control plane settles it.

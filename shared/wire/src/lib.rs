@@ -21,7 +21,7 @@ pub mod run;
 pub mod terminal;
 
 pub use build::{Artifact, BuildEvent, BuildOutcome, Diagnostic, Failure};
-pub use cancel::{Cancel, ControlPlane, Secret};
+pub use cancel::{Acting, Cancel, ControlPlane, Secret};
 pub use config::{ConfigChange, ConfigHash};
 pub use event::DevEvent;
 pub use id::{BuildId, CommandId, ContentHash, EntryPath, JobId, RunId, TerminalId};

@@ -10,8 +10,8 @@ use std::time::Duration;
 use reqwest::{Method, Response};
 use tokio::time::{Instant, timeout};
 
-use super::sse::{self, Event, Parser};
 use super::{Client, ClientError, Refusal};
+use peer::sse::{self, Event, Parser};
 
 /// The server says something each 15 s.
 const SILENCE: Duration = Duration::from_secs(45);

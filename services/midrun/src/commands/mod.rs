@@ -42,7 +42,7 @@ pub(crate) fn command(command: Command) -> ExitCode {
             Command::Init(args) => init::command(&args),
             Command::Start(args) => start::command(&args).await,
             Command::Build(args) => build::command(&args).await,
-            Command::Dev(_) | Command::RunHost(_) | Command::Executor(_) => {
+            Command::Dev(_) | Command::Serve(_) | Command::RunHost(_) | Command::Executor(_) => {
                 unreachable!("main does not pass these on")
             }
         }

@@ -1,32 +1,33 @@
-//! Server-sent events: from bytes to events.
+//! Server-sent events, the reading end: from bytes to events.
 //!
 //! What must hold: how the bytes are cut changes nothing; what no empty line ended is no event; memory is bounded.
 
 use std::collections::VecDeque;
 
 /// The longest event, and the longest line, bytes.
-pub(crate) const LONGEST: usize = 16 * 1024 * 1024;
+pub const LONGEST: usize = 16 * 1024 * 1024;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Event {
+pub struct Event {
     /// Its `id`, if it has one.
-    pub(crate) id: Option<String>,
+    pub id: Option<String>,
     /// Its `event`; `message` when it names none.
-    pub(crate) name: String,
+    pub name: String,
     /// Its `data` lines.
-    pub(crate) data: String,
+    pub data: String,
 }
 
 /// An event or a line is longer than [`LONGEST`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TooLong;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an event is longer than {LONGEST} bytes")]
+pub struct TooLong;
 
 /// Reads one connection's bytes.
 #[derive(Debug, Default)]
-pub(crate) struct Parser {
+pub struct Parser {
     /// The line that is not ended yet.
     line: Vec<u8>,
     /// A carriage return ended the last line; a line feed now belongs to it.
@@ -41,7 +42,10 @@ pub(crate) struct Parser {
 
 impl Parser {
     /// Takes the next bytes.
-    pub(crate) fn push(&mut self, chunk: &[u8]) -> Result<(), TooLong> {
+    ///
+    /// # Errors
+    /// An event or a line is longer than [`LONGEST`].
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), TooLong> {
         let mut rest = chunk;
         while let Some(&first) = rest.first() {
             if std::mem::take(&mut self.after_return) && first == b'\n' {
@@ -59,7 +63,8 @@ impl Parser {
     }
 
     /// The next whole event.
-    pub(crate) fn next(&mut self) -> Option<Event> {
+    #[expect(clippy::should_implement_trait, reason = "nothing now does not mean nothing later")]
+    pub fn next(&mut self) -> Option<Event> {
         self.ready.pop_front()
     }
 

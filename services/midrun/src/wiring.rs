@@ -1,0 +1,146 @@
+//! How each part is started from a project's settings, whichever process it is in.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use peer::{Feed, Peer, Start};
+use wire::build::Watch;
+use wire::event::DevEvent;
+use wire::{EntryPath, Secret};
+
+use crate::project::{Project, socket_dir};
+
+/// How long nothing must have happened before memory is given back.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// An inspector that follows nothing yet.
+pub(crate) fn inspector(project: &Project, worker: PathBuf) -> manifest_inspector::Handle {
+    let settings = &project.settings;
+    manifest_inspector::start(manifest_inspector::Settings {
+        project: project.root.clone(),
+        node: settings.run.node.clone(),
+        worker,
+        time_limit: Duration::from_millis(settings.inspector.time_limit_ms),
+        max_imports: settings.inspector.max_imports,
+    })
+}
+
+/// A watcher, told to watch the project's own entry.
+pub(crate) fn watcher(project: &Project, state_dir: &Path) -> Result<build_watcher::Handle, String> {
+    let settings = &project.settings.build;
+    let watcher = build_watcher::start(&build_watcher::Settings {
+        project_root: project.root.clone(),
+        state_dir: state_dir.to_owned(),
+        settle: Duration::from_millis(settings.settle_ms),
+        keep: build_watcher::Keep { newest: settings.keep, ..build_watcher::Keep::default() },
+    })
+    .map_err(|error| format!("{} cannot be watched: {error}", project.root.display()))?;
+    watch(watcher.watch.peer(), project.entry());
+    Ok(watcher)
+}
+
+/// Has the project's own entry watched for as long as the server runs.
+fn watch(peer: Peer<Watch>, entry: EntryPath) {
+    actix::spawn(async move {
+        // That it cannot be watched is an event that everyone sees.
+        if let Err(error) = peer.ask(Watch { entry }).await {
+            tracing::warn!(%error, "the project is not watched");
+        }
+    });
+}
+
+/// Opens the outbox behind `broker`. Until it is open, cancels are refused and offered again.
+pub(crate) fn open_outbox(broker: cancel_broker::Handle, outbox: PathBuf) {
+    actix::spawn(async move {
+        if let Err(error) = cancel_broker::start(cancel_broker::Settings { outbox }, &broker).await {
+            tracing::error!(%error, "jobs of runs that are stopped cannot be cancelled");
+        }
+    });
+}
+
+/// What a registry is made of.
+pub(crate) fn registry_settings(
+    project: &Project,
+    state_dir: &Path,
+    runner: PathBuf,
+) -> Result<train_registry::Settings, String> {
+    let run = &project.settings.run;
+    Ok(train_registry::Settings {
+        project: project.root.clone(),
+        entry: project.entry(),
+        runs_dir: state_dir.join("runs"),
+        runs_table: state_dir.join("runs.db"),
+        socket_dir: socket_dir(),
+        host_command: host_command()?,
+        node: run.node.clone(),
+        runner,
+        env: BTreeMap::new(),
+        hot_swap_signal: run.hot_swap_signal_number().map_err(|error| error.to_string())?,
+        early_stop_timeout: Duration::from_millis(run.early_stop_timeout_ms),
+        drain: Duration::from_millis(run.drain_ms),
+        kill_grace: Duration::from_millis(run.kill_grace_ms),
+        alone: (run.alone_ms > 0).then(|| Duration::from_millis(run.alone_ms)),
+        pty: run.pty,
+        log_cap: run.log_cap(),
+        policy: train_registry::Policy {
+            hot_only: run.hot_only,
+            restart_from: match project.settings.restart.from {
+                settings::RestartFrom::Checkpoint => train_registry::RestartFrom::Checkpoint,
+                settings::RestartFrom::Scratch => train_registry::RestartFrom::Scratch,
+            },
+        },
+    })
+}
+
+/// What a registry of terminals is made of.
+pub(crate) fn terminal_settings(
+    project: &Project,
+    state_dir: &Path,
+) -> Result<terminal_registry::Settings, String> {
+    let (run, terminal) = (&project.settings.run, &project.settings.terminal);
+    Ok(terminal_registry::Settings {
+        project: project.root.clone(),
+        terminals_dir: state_dir.join("terminals"),
+        socket_dir: socket_dir(),
+        host_command: host_command()?,
+        shell: terminal.shell.clone(),
+        max_sessions: terminal.max_sessions,
+        alone: Duration::from_millis(terminal.alone_ms),
+        drain: Duration::from_millis(run.drain_ms),
+        kill_grace: Duration::from_millis(run.kill_grace_ms),
+    })
+}
+
+/// What the edge is made of.
+pub(crate) fn gateway_settings(project: &Project, token: Secret) -> sse_gateway::Settings {
+    let wanted = &project.settings.gateway;
+    sse_gateway::Settings {
+        token,
+        allowed_hosts: wanted.allowed_hosts.clone(),
+        title: format!("{} · midrun", project.name()),
+        version: env!("CARGO_PKG_VERSION").into(),
+        workers: wanted.workers,
+        trace_ui: wanted.trace_ui.clone(),
+        limits: sse_gateway::Limits::default(),
+    }
+}
+
+/// The program that becomes a run-host.
+fn host_command() -> Result<Vec<OsString>, String> {
+    let program =
+        std::env::current_exe().map_err(|error| format!("this program cannot be found: {error}"))?;
+    Ok(vec![program.into(), "run-host".into()])
+}
+
+/// Gives memory back each time when nothing has happened for a while: a server is idle for most of the day.
+pub(crate) async fn give_back_memory_when_quiet(events: Feed<DevEvent>) {
+    let mut events = events.read(Start::Snapshot);
+    while events.next().await.is_some() {
+        while let Ok(Some(_)) = tokio::time::timeout(QUIET, events.next()).await {}
+        if let Err(error) = process::give_back_memory() {
+            tracing::debug!(%error, "no memory is given back");
+        }
+    }
+}
