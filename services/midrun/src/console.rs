@@ -112,6 +112,14 @@ impl Console {
         }
     }
 
+    /// Where the control plane of this process is.
+    pub(crate) fn control_plane(&self, url: &str) {
+        match self.style {
+            Style::Json => print(&json!({ "event": "control-plane", "url": url }).to_string()),
+            Style::Text { .. } => self.line(GREEN, "serve", &format!("jobs at {url}")),
+        }
+    }
+
     /// A line of the server's own.
     pub(crate) fn note(&self, text: &str) {
         match self.style {

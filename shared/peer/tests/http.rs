@@ -8,7 +8,9 @@ use std::time::Duration;
 use actix::{Actor, Context, Handler, ResponseFuture};
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer};
-use peer::{AskError, Envelope, Exchange, FeedWriter, Followed, Inbox, Peer, Reader, Remote, Start, bring_here};
+use peer::{
+    AskError, Envelope, Exchange, FeedWriter, Followed, Inbox, Peer, Reader, Remote, Start, bring_here,
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -141,7 +143,11 @@ fn to(address: SocketAddr) -> Remote {
     Remote::new("halver", &format!("http://{address}"), Some(Secret::new(SECRET))).unwrap()
 }
 
-fn ask(remote: &Remote, n: u32, budget: Duration) -> impl Future<Output = Result<u32, AskError<Odd>>> + 'static {
+fn ask(
+    remote: &Remote,
+    n: u32,
+    budget: Duration,
+) -> impl Future<Output = Result<u32, AskError<Odd>>> + 'static {
     let peer = Peer::remote(remote.clone());
     async move { peer.ask_within(Halve(n), TraceContext::default(), budget).await }
 }
@@ -357,7 +363,8 @@ async fn artifacts_come_by_their_address_and_nothing_else_does() {
     std::fs::write(there.path().join(hash.as_str()).join("index.mjs"), code).unwrap();
     let lend = |exchange: Exchange| exchange.lend_artifacts(there.path().to_owned());
     let service = Service::with(TcpListener::bind("127.0.0.1:0").unwrap(), 1, lend);
-    let artifact = Artifact { content_hash: hash.clone(), path: "/nowhere/index.mjs".into(), size: code.len() as u64 };
+    let artifact =
+        Artifact { content_hash: hash.clone(), path: "/nowhere/index.mjs".into(), size: code.len() as u64 };
     let brought = bring_here(&service.remote(), here.path(), artifact.clone()).await;
     assert_eq!(std::fs::read(&brought.path).unwrap(), code);
     assert!(brought.path.starts_with(&*here.path().to_string_lossy()), "{brought:?}");

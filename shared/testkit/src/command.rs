@@ -17,7 +17,7 @@ use crate::processes::{self, exit_of};
 use crate::stage::Stage;
 
 /// `midrun …`, in a project and with a home.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Midrun {
     args: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
@@ -73,6 +73,12 @@ impl Midrun {
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
         self
+    }
+
+    /// The same place and environment, with other arguments.
+    #[must_use]
+    pub(crate) fn asked_for<A: Into<OsString>>(&self, args: impl IntoIterator<Item = A>) -> Self {
+        Self { args: args.into_iter().map(Into::into).collect(), ..self.clone() }
     }
 
     /// Another working folder.

@@ -12,6 +12,7 @@ use crate::command::{Ended, Midrun, Running};
 use crate::home::Home;
 use crate::processes::{self, eventually, leftovers};
 use crate::run_log::RunLog;
+use crate::six::{Others, in_six};
 use crate::sse::Sse;
 use crate::stage::Stage;
 use crate::train::Train;
@@ -24,6 +25,8 @@ pub struct Dev {
     /// Its process.
     pub pid: u32,
     process: Running,
+    /// The processes beside it, when it is one of six.
+    others: Option<Others>,
     home: Home,
     /// What it started goes on without it.
     was_killed: bool,
@@ -33,6 +36,8 @@ pub struct Dev {
 #[derive(Debug)]
 pub struct DevOptions {
     command: Midrun,
+    /// Besides those that every test gives.
+    flags: Vec<String>,
     home: Home,
 }
 
@@ -54,7 +59,14 @@ impl DevOptions {
     /// # Panics
     /// When it does not.
     pub async fn start(self) -> Dev {
-        let mut process = self.command.start();
+        let (others, command) = match in_six() {
+            true => {
+                let (others, gateway) = Others::start(&self.command, &self.flags).await;
+                (Some(others), gateway)
+            }
+            false => (None, self.command),
+        };
+        let mut process = command.start();
         let listening =
             |line: &str| serde_json::from_str::<Value>(line).ok().filter(|line| line["event"] == "listening");
         let said = process.wait_for_line("line that says that it listens", listening).await;
@@ -63,7 +75,7 @@ impl DevOptions {
         let address = url.trim_end_matches('/').strip_prefix("http://").and_then(|text| text.parse().ok());
         let address = address.unwrap_or_else(|| panic!("no address in {said}"));
         let client = Client::new(address, said["token"].as_str().unwrap_or_default());
-        Dev { client, pid: process.pid(), process, home: self.home, was_killed: false }
+        Dev { client, pid: process.pid(), process, others, home: self.home, was_killed: false }
     }
 }
 
@@ -75,8 +87,9 @@ const FIRST_LIMIT: Duration = Duration::from_secs(2);
 impl Dev {
     /// `midrun dev . --port 0 --json ARGS` in the stage's project, not started yet.
     pub fn options(stage: &Stage, args: &[&str]) -> DevOptions {
+        let flags = args.iter().map(|flag| (*flag).to_owned()).collect();
         let args = ["dev", ".", "--port", "0", "--json"].iter().chain(args).copied();
-        DevOptions { command: Midrun::new(stage, args), home: stage.home.clone() }
+        DevOptions { command: Midrun::new(stage, args), flags, home: stage.home.clone() }
     }
 
     /// A dev server in the stage's project.
@@ -153,6 +166,25 @@ impl Dev {
         self.was_killed = true;
         self.process.signal(Signal::SIGKILL);
         self.process.wait("killed midrun dev", LIMIT).await;
+        if let Some(others) = &mut self.others {
+            others.kill_all().await;
+        }
+    }
+
+    /// Kills the process of one service of six.
+    ///
+    /// # Panics
+    /// When it has none of its own.
+    pub async fn kill_service(&mut self, name: &str) {
+        self.others.as_mut().expect("there are six processes").kill(name).await;
+    }
+
+    /// Starts the process of a killed service again.
+    ///
+    /// # Panics
+    /// When it has none of its own, or does not start.
+    pub async fn start_service(&mut self, name: &str) {
+        self.others.as_mut().expect("there are six processes").start_again(name).await;
     }
 
     /// Presses Ctrl-C.
@@ -175,6 +207,9 @@ impl Dev {
     /// # Panics
     /// When it does not end, ends badly, or leaves a process behind.
     pub async fn finish(mut self) {
+        if let Some(others) = &mut self.others {
+            others.end(FIRST_LIMIT, END_LIMIT).await;
+        }
         self.interrupt();
         let pid = self.pid;
         let first = async { eventually("end", LIMIT, || (!processes::alive(pid)).then_some(())).await };
@@ -210,7 +245,8 @@ fn id_of(run: &Value) -> String {
 impl Drop for Dev {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- midrun dev wrote on standard error:\n{}---", self.process.stderr());
+            let others = self.others.as_ref().map(Others::stderr).unwrap_or_default();
+            eprintln!("--- midrun dev wrote on standard error:\n{}{others}---", self.process.stderr());
         }
         if !self.was_killed || std::thread::panicking() {
             processes::sweep(&self.home.marker());
