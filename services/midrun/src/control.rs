@@ -18,12 +18,16 @@ use crate::credentials;
 use crate::port_holder;
 use crate::project::{Project, socket_dir};
 
+/// Between two tries to sign in: the first pause, which doubles, and the longest.
+const FIRST_SIGN_IN_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_SIGN_IN_PAUSE: Duration = Duration::from_secs(15);
 /// Between two tries to get a port that somebody else has.
 const PORT_RETRY: Duration = Duration::from_secs(1);
 /// How many earlier ports are remembered: runs that live may look for their jobs at any of them.
 const PORTS_KEPT: usize = 4;
 
-/// What the other parts are told: nothing yet, or where and as whom. Closed when there will be none.
+/// What the other parts are told: where and as whom, or nothing: not yet, and once that was sent, not for now. Closed
+/// when there will be none.
 pub(crate) type Known = watch::Receiver<Option<ControlPlane>>;
 
 /// The control plane in the server, while it is up.
@@ -33,14 +37,16 @@ pub(crate) struct Own {
     handles: Arc<Mutex<Vec<Handle>>>,
     /// Waits for ports that somebody else has.
     waiting: Option<JoinHandle<()>>,
+    /// Signs in, and keeps what it told known.
+    signing_in: Option<JoinHandle<()>>,
 }
 
 impl Own {
     /// Takes it down; its jobs go on in its next life.
     pub(crate) async fn shutdown(self, limit: Duration) {
-        if let Some(waiting) = self.waiting {
-            waiting.abort();
-            let _ = waiting.await;
+        for task in self.waiting.into_iter().chain(self.signing_in) {
+            task.abort();
+            let _ = task.await;
         }
         let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
         for handle in handles {
@@ -49,32 +55,91 @@ impl Own {
     }
 }
 
-/// Signs in to the control plane, after starting it if it is the server's own. What goes wrong is said in the log,
-/// and runs of trainers that need no control plane work all the same.
+/// Where to sign in, and with what.
+struct Door {
+    url: String,
+    /// Where credentials are kept.
+    file: PathBuf,
+    /// The project's name.
+    project: String,
+    /// It is the server's own control plane.
+    is_own: bool,
+}
+
+impl Door {
+    async fn sign_in(&self) -> Result<ControlPlane, String> {
+        credentials::sign_in(&self.url, &self.file, &self.project, self.is_own).await
+    }
+}
+
+/// Signs in to the control plane, after starting it if it is the server's own: again and again until that works, for
+/// as long as what is given back lives. What goes wrong is said in the log, and runs of trainers that need no control
+/// plane work all the same.
 pub(crate) async fn connect(project: &Project, tell: watch::Sender<Option<ControlPlane>>) -> Own {
+    match open(project).await {
+        Ok((door, own)) => Own { signing_in: Some(tokio::spawn(keep_signing_in(door, tell))), ..own },
+        Err(why) => {
+            tracing::error!(why, "there is no control plane");
+            tell.send_replace(None);
+            Own::default()
+        }
+    }
+}
+
+/// Signs in to the control plane once, after starting it if there is to be one of our own.
+pub(crate) async fn connect_once(project: &Project) -> (Option<ControlPlane>, Own) {
+    match open(project).await {
+        Ok((door, own)) => match door.sign_in().await {
+            Ok(control_plane) => (Some(control_plane), own),
+            Err(why) => {
+                tracing::error!(why, "there is no control plane");
+                (None, own)
+            }
+        },
+        Err(why) => {
+            tracing::error!(why, "there is no control plane");
+            (None, Own::default())
+        }
+    }
+}
+
+async fn open(project: &Project) -> Result<(Door, Own), String> {
     let configured = project.settings.control_plane.url.clone();
     let is_own = configured.is_none();
     let (url, file, own) = match configured {
         Some(url) => (url, credentials::user_config_dir().join("credentials.json"), Own::default()),
-        None => match start(project).await {
-            Ok((url, dir, own)) => (url, dir.join("credentials.json"), own),
-            Err(why) => {
-                tracing::error!(why, "there is no control plane");
-                return Own::default();
-            }
-        },
-    };
-    match credentials::sign_in(&url, &file, &project.name(), is_own).await {
-        Ok(control_plane) => {
-            tell.send_replace(Some(control_plane));
+        None => {
+            let (url, dir, own) = start(project).await?;
+            (url, dir.join("credentials.json"), own)
         }
-        Err(why) => tracing::error!(why, "there is no control plane"),
+    };
+    Ok((Door { url, file, project: project.name(), is_own }, own))
+}
+
+/// Signs in until that works, and then keeps the channel open for as long as somebody listens.
+async fn keep_signing_in(door: Door, tell: watch::Sender<Option<ControlPlane>>) {
+    let mut pause = FIRST_SIGN_IN_PAUSE;
+    let mut has_failed = false;
+    while tell.borrow().is_none() {
+        match door.sign_in().await {
+            Ok(control_plane) => {
+                if has_failed {
+                    tracing::warn!(url = door.url, "signed in to the control plane at last");
+                }
+                tell.send_replace(Some(control_plane));
+            }
+            Err(why) => {
+                // Who waits need not: there may be none for long.
+                tell.send_replace(None);
+                tracing::error!(why, ?pause, "there is no control plane; trying again");
+                has_failed = true;
+                // Servers that lost the same control plane do not come back to it all at once.
+                tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+                pause = (pause * 2).min(LONGEST_SIGN_IN_PAUSE);
+            }
+        }
     }
-    // The channel must stay open for as long as somebody is known on it.
-    if tell.borrow().is_some() {
-        tokio::spawn(async move { tell.closed().await });
-    }
-    own
+    tell.closed().await;
 }
 
 /// Starts it; where it is, and its folder.
@@ -102,7 +167,7 @@ async fn start(project: &Project) -> Result<(String, PathBuf, Own), String> {
     let Ports { listener, taken } = listen(wanted.port, &dir.join("port"))?;
     let handle = plane.serve(listener).map_err(|error| error.to_string())?;
     let url = handle.url();
-    let mut own = Own { handles: Arc::new(Mutex::new(vec![handle])), waiting: None };
+    let mut own = Own { handles: Arc::new(Mutex::new(vec![handle])), ..Own::default() };
     if !taken.is_empty() {
         own.waiting = Some(tokio::spawn(wait_for(taken, plane, url.clone(), own.handles.clone())));
     }

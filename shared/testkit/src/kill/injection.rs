@@ -123,14 +123,21 @@ pub(crate) const fn act(point: Point) -> Act {
         | P::ReadyHeard
         | P::ReadyRecorded
         | P::JobHeard
-        | P::JobRecorded => Act::Start,
+        | P::JobRecorded
+        | P::RunnerStarted
+        | P::RunnerImported
+        | P::RunnerJobAsked
+        | P::RunnerJobCreated => Act::Start,
         P::SwapDecided
         | P::RequestWritten
         | P::SwapSeen
         | P::SwapTaken
         | P::SwapNamed
         | P::SwapHeard
-        | P::SwapRecorded => Act::Swap,
+        | P::SwapRecorded
+        | P::RunnerSwapImported
+        | P::RunnerSwapped
+        | P::RunnerSwapTold => Act::Swap,
         P::StopDecided
         | P::StopOnRecord
         | P::ExitSeen
@@ -141,7 +148,10 @@ pub(crate) const fn act(point: Point) -> Act {
         | P::SignalSent
         | P::RunnerEnded
         | P::EndReached
-        | P::EndRecorded => Act::Restart,
+        | P::EndRecorded
+        | P::RunnerCancelling
+        | P::RunnerCancelled
+        | P::RunnerExiting => Act::Restart,
         P::CancelDecided
         | P::CancelAcknowledged
         | P::KillDecided
@@ -152,7 +162,17 @@ pub(crate) const fn act(point: Point) -> Act {
         | P::CancelSettled
         | P::CancelForgotten => Act::StopNow,
         P::LostSeen => Act::LoseHost,
-        P::TakingUp | P::LogReplayed | P::Reconnected => Act::TakeUp,
+        P::ServerFolderReady
+        | P::ServerLocked
+        | P::ServerPartsStarted
+        | P::ServerEdgeListening
+        | P::ServerAnnounced
+        | P::TableOpened
+        | P::OutboxOpened
+        | P::TakingUp
+        | P::LogReplayed
+        | P::Reconnected
+        | P::TakenUp => Act::TakeUp,
     }
 }
 
