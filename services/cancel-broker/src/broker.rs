@@ -66,6 +66,7 @@ impl Handle {
 /// When the outbox cannot be opened.
 pub async fn start(settings: Settings, handle: &Handle) -> Result<(), OutboxError> {
     let outbox = Outbox::open(&settings.outbox).await?;
+    failpoint::reach(Point::OutboxOpened);
     handle.outbox.replace(Some(outbox.clone()));
     let core = Rc::new(Core { outbox, client: delivery::client(), delivering: RefCell::default() });
     let address = Broker { core }.start();

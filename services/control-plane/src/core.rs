@@ -24,6 +24,9 @@ use crate::store::Store;
 /// How long the dispatcher waits when the database refuses.
 const CLAIM_RETRY: Duration = Duration::from_secs(1);
 
+/// The folder of the jobs' folders, in the state folder.
+pub(crate) const JOBS: &str = "jobs";
+
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) settings: Settings,
@@ -72,7 +75,7 @@ impl Core {
 
     /// The folder that a job's executor may write to.
     pub(crate) fn job_dir(&self, id: &str) -> PathBuf {
-        self.settings.state_dir.join("jobs").join(id)
+        self.settings.state_dir.join(JOBS).join(id)
     }
 
     /// What the processes of a job, and no others, have in their environment.

@@ -72,6 +72,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use execution::hosts_by_job;
 pub use server::Handle;
 pub use settings::{ExecutorSetting, HostSetting, Settings};
 

@@ -97,9 +97,13 @@ impl Handle {
         self.addr
     }
 
-    /// `http://HOST:PORT`, without a trailing slash.
+    /// `http://HOST:PORT`, without a trailing slash, as it is reached from this machine.
     pub fn url(&self) -> String {
-        format!("http://{}", self.addr)
+        let mut address = self.addr;
+        if address.ip().is_unspecified() {
+            address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        format!("http://{address}")
     }
 
     /// Ends streams first, then connections and executors ([`ControlPlane::close`]); returns when all is down, at

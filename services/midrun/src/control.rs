@@ -18,12 +18,16 @@ use crate::credentials;
 use crate::port_holder;
 use crate::project::{Project, socket_dir};
 
+/// Between two tries to sign in: the first pause, which doubles, and the longest.
+const FIRST_SIGN_IN_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_SIGN_IN_PAUSE: Duration = Duration::from_secs(15);
 /// Between two tries to get a port that somebody else has.
 const PORT_RETRY: Duration = Duration::from_secs(1);
 /// How many earlier ports are remembered: runs that live may look for their jobs at any of them.
 const PORTS_KEPT: usize = 4;
 
-/// What the other parts are told: nothing yet, or where and as whom. Closed when there will be none.
+/// What the other parts are told: where and as whom, or nothing: not yet, and once that was sent, not for now. Closed
+/// when there will be none.
 pub(crate) type Known = watch::Receiver<Option<ControlPlane>>;
 
 /// The control plane in the server, while it is up.
@@ -33,14 +37,21 @@ pub(crate) struct Own {
     handles: Arc<Mutex<Vec<Handle>>>,
     /// Waits for ports that somebody else has.
     waiting: Option<JoinHandle<()>>,
+    /// Signs in, and keeps what it told known.
+    signing_in: Option<JoinHandle<()>>,
 }
 
 impl Own {
+    /// Where it is, if it is up.
+    pub(crate) fn url(&self) -> Option<String> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner).first().map(Handle::url)
+    }
+
     /// Takes it down; its jobs go on in its next life.
     pub(crate) async fn shutdown(self, limit: Duration) {
-        if let Some(waiting) = self.waiting {
-            waiting.abort();
-            let _ = waiting.await;
+        for task in self.waiting.into_iter().chain(self.signing_in) {
+            task.abort();
+            let _ = task.await;
         }
         let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
         for handle in handles {
@@ -49,32 +60,91 @@ impl Own {
     }
 }
 
-/// Signs in to the control plane, after starting it if it is the server's own. What goes wrong is said in the log,
-/// and runs of trainers that need no control plane work all the same.
+/// Where to sign in, and with what.
+struct Door {
+    url: String,
+    /// Where credentials are kept.
+    file: PathBuf,
+    /// The project's name.
+    project: String,
+    /// It is the server's own control plane.
+    is_own: bool,
+}
+
+impl Door {
+    async fn sign_in(&self) -> Result<ControlPlane, String> {
+        credentials::sign_in(&self.url, &self.file, &self.project, self.is_own).await
+    }
+}
+
+/// Signs in to the control plane, after starting it if it is the server's own: again and again until that works, for
+/// as long as what is given back lives. What goes wrong is said in the log, and runs of trainers that need no control
+/// plane work all the same.
 pub(crate) async fn connect(project: &Project, tell: watch::Sender<Option<ControlPlane>>) -> Own {
+    match open(project).await {
+        Ok((door, own)) => Own { signing_in: Some(tokio::spawn(keep_signing_in(door, tell))), ..own },
+        Err(why) => {
+            tracing::error!(why, "there is no control plane");
+            tell.send_replace(None);
+            Own::default()
+        }
+    }
+}
+
+/// Signs in to the control plane once, after starting it if there is to be one of our own.
+pub(crate) async fn connect_once(project: &Project) -> (Option<ControlPlane>, Own) {
+    match open(project).await {
+        Ok((door, own)) => match door.sign_in().await {
+            Ok(control_plane) => (Some(control_plane), own),
+            Err(why) => {
+                tracing::error!(why, "there is no control plane");
+                (None, own)
+            }
+        },
+        Err(why) => {
+            tracing::error!(why, "there is no control plane");
+            (None, Own::default())
+        }
+    }
+}
+
+async fn open(project: &Project) -> Result<(Door, Own), String> {
     let configured = project.settings.control_plane.url.clone();
     let is_own = configured.is_none();
     let (url, file, own) = match configured {
         Some(url) => (url, credentials::user_config_dir().join("credentials.json"), Own::default()),
-        None => match start(project).await {
-            Ok((url, dir, own)) => (url, dir.join("credentials.json"), own),
-            Err(why) => {
-                tracing::error!(why, "there is no control plane");
-                return Own::default();
-            }
-        },
-    };
-    match credentials::sign_in(&url, &file, &project.name(), is_own).await {
-        Ok(control_plane) => {
-            tell.send_replace(Some(control_plane));
+        None => {
+            let (url, dir, own) = start(project).await?;
+            (url, dir.join("credentials.json"), own)
         }
-        Err(why) => tracing::error!(why, "there is no control plane"),
+    };
+    Ok((Door { url, file, project: project.name(), is_own }, own))
+}
+
+/// Signs in until that works, and then keeps the channel open for as long as somebody listens.
+async fn keep_signing_in(door: Door, tell: watch::Sender<Option<ControlPlane>>) {
+    let mut pause = FIRST_SIGN_IN_PAUSE;
+    let mut has_failed = false;
+    while tell.borrow().is_none() {
+        match door.sign_in().await {
+            Ok(control_plane) => {
+                if has_failed {
+                    tracing::warn!(url = door.url, "signed in to the control plane at last");
+                }
+                tell.send_replace(Some(control_plane));
+            }
+            Err(why) => {
+                // Who waits need not: there may be none for long.
+                tell.send_replace(None);
+                tracing::error!(why, ?pause, "there is no control plane; trying again");
+                has_failed = true;
+                // Servers that lost the same control plane do not come back to it all at once.
+                tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+                pause = (pause * 2).min(LONGEST_SIGN_IN_PAUSE);
+            }
+        }
     }
-    // The channel must stay open for as long as somebody is known on it.
-    if tell.borrow().is_some() {
-        tokio::spawn(async move { tell.closed().await });
-    }
-    own
+    tell.closed().await;
 }
 
 /// Starts it; where it is, and its folder.
@@ -99,12 +169,17 @@ async fn start(project: &Project) -> Result<(String, PathBuf, Own), String> {
         ..control_plane::Settings::new(dir.clone(), executor, hosts)
     };
     let plane = Plane::open(settings).await.map_err(|error| error.to_string())?;
-    let Ports { listener, taken } = listen(wanted.port, &dir.join("port"))?;
+    let Ports { listener, taken } = listen(&wanted.host, wanted.port, &dir.join("port"))?;
     let handle = plane.serve(listener).map_err(|error| error.to_string())?;
     let url = handle.url();
-    let mut own = Own { handles: Arc::new(Mutex::new(vec![handle])), waiting: None };
+    let mut own = Own { handles: Arc::new(Mutex::new(vec![handle])), ..Own::default() };
     if !taken.is_empty() {
-        own.waiting = Some(tokio::spawn(wait_for(taken, plane, url.clone(), own.handles.clone())));
+        own.waiting = Some(tokio::spawn(wait_for(
+            (wanted.host.clone(), taken),
+            plane,
+            url.clone(),
+            own.handles.clone(),
+        )));
     }
     Ok((url, dir, own))
 }
@@ -116,9 +191,9 @@ struct Ports {
     taken: Vec<u16>,
 }
 
-/// Listens on the loopback interface: on `port`, or where the last servers of this project did, which is remembered in
+/// Listens on `host`: on `port`, or where the last servers of this project did, which is remembered in
 /// the file `kept`.
-fn listen(port: u16, kept: &Path) -> Result<Ports, String> {
+fn listen(host: &str, port: u16, kept: &Path) -> Result<Ports, String> {
     let mut known: Vec<u16> = match port {
         0 => std::fs::read_to_string(kept).unwrap_or_default().lines().flat_map(str::parse).collect(),
         port => vec![port],
@@ -126,7 +201,7 @@ fn listen(port: u16, kept: &Path) -> Result<Ports, String> {
     let mut taken = Vec::new();
     let mut listener = None;
     for port in &known {
-        match TcpListener::bind(("127.0.0.1", *port)) {
+        match TcpListener::bind((host, *port)) {
             Ok(bound) if listener.is_none() => listener = Some(bound),
             // Free now, and needed: it is taken with the others.
             Ok(_) | Err(_) => taken.push(*port),
@@ -137,11 +212,12 @@ fn listen(port: u16, kept: &Path) -> Result<Ports, String> {
         None if port != 0 => {
             let holder = port_holder::words(port);
             return Err(format!(
-                "port {port} on the loopback interface is taken{holder}; end that process or change controlPlane.port"
+                "port {port} on {host} is taken{holder}; end that process or change controlPlane.port"
             ));
         }
-        None => TcpListener::bind(("127.0.0.1", 0))
-            .map_err(|error| format!("no port is free on the loopback interface: {error}"))?,
+        None => {
+            TcpListener::bind((host, 0)).map_err(|error| format!("no port is free on {host}: {error}"))?
+        }
     };
     let chosen = listener.local_addr().map_err(|error| error.to_string())?.port();
     known.retain(|port| *port != chosen);
@@ -153,11 +229,16 @@ fn listen(port: u16, kept: &Path) -> Result<Ports, String> {
 }
 
 /// Serves `plane` on each of `ports` as soon as it can be had.
-async fn wait_for(mut ports: Vec<u16>, plane: Plane, url: String, handles: Arc<Mutex<Vec<Handle>>>) {
+async fn wait_for(
+    (host, mut ports): (String, Vec<u16>),
+    plane: Plane,
+    url: String,
+    handles: Arc<Mutex<Vec<Handle>>>,
+) {
     let mut is_said = false;
     loop {
         ports.retain(|port| {
-            let Ok(listener) = TcpListener::bind(("127.0.0.1", *port)) else { return true };
+            let Ok(listener) = TcpListener::bind((host.as_str(), *port)) else { return true };
             match plane.serve(listener) {
                 Ok(handle) => {
                     handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
@@ -206,16 +287,16 @@ mod tests {
     fn the_old_port_is_taken_again_and_one_that_is_not_free_is_not_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("port");
-        let first = listen(0, &file).unwrap();
+        let first = listen("127.0.0.1", 0, &file).unwrap();
         let old = port_of(&first.listener);
         assert_eq!(kept(&file), [old]);
         // Somebody has it.
-        let second = listen(0, &file).unwrap();
+        let second = listen("127.0.0.1", 0, &file).unwrap();
         let new = port_of(&second.listener);
         assert_eq!((new != old, second.taken), (true, vec![old]));
         assert_eq!(kept(&file), [new, old]);
         drop((first.listener, second.listener));
-        let third = listen(0, &file).unwrap();
+        let third = listen("127.0.0.1", 0, &file).unwrap();
         assert_eq!(
             (port_of(&third.listener), third.taken),
             (new, vec![old]),
@@ -228,7 +309,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let holder = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = port_of(&holder);
-        let error = listen(port, &dir.path().join("port")).err().unwrap();
+        let error = listen("127.0.0.1", port, &dir.path().join("port")).err().unwrap();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         assert!(error.contains("controlPlane.port"), "{error}");
     }

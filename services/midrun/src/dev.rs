@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use failpoint::Point;
 use tokio::sync::watch;
 use wire::Secret;
 
@@ -60,7 +61,9 @@ fn open(args: &cli::Dev) -> Result<Project, String> {
 async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
     let project = open(args)?;
     let state_dir = project.make_state_dir()?;
+    failpoint::reach(Point::ServerFolderReady);
     let hold = Rc::new(Hold::take(&state_dir).map_err(|busy| busy.to_string())?);
+    failpoint::reach(Point::ServerLocked);
     let beating = actix::spawn(Rc::clone(&hold).beat());
     let (listener, instead_of) = listen(&project.settings.gateway.host, project.settings.gateway.port)?;
     let url = url_of(&listener)?;
@@ -68,10 +71,12 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
     let mut asked_to_end = Ends::arm()?;
 
     let parts = Parts::start(&project, &state_dir)?;
+    failpoint::reach(Point::ServerPartsStarted);
     let token = Secret::new(fresh_token());
     let style = Style::of(args.json);
     let trouble = state_folder::watch_over(state_dir.clone(), move |news| Console::new(style).warn(news));
     let edge = parts.serve_edge(&project, listener, token.clone(), trouble)?;
+    failpoint::reach(Point::ServerEdgeListening);
     let file = ServerFile {
         url: url.clone(),
         token: token.expose().to_owned(),
@@ -79,6 +84,7 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
         started_at: wire::now(),
     };
     file.write(&project.root).map_err(|error| format!("{}: {error}", state_dir.display()))?;
+    failpoint::reach(Point::ServerAnnounced);
 
     let console = Console::new(style);
     console.greet(&Greeting {

@@ -73,9 +73,8 @@ async fn serve(args: &cli::Serve, begun: Instant) -> Result<(), String> {
         here.serve_edge(&project, &elsewhere, &state_dir, args, begun)?;
     }
     let own = here.know_control_plane(&project, &wanted).await;
-    let known = here.control_plane.borrow().clone();
-    if let Some(known) = known.filter(|_| wanted.contains(&Service::ControlPlane)) {
-        console.control_plane(&known.url);
+    if let Some(url) = own.url() {
+        console.control_plane(&url);
     }
 
     asked_to_end.next().await;

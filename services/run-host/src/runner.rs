@@ -53,9 +53,14 @@ impl Runner {
             .env("MIDRUN_HOT_SWAP_SIGNAL", spec.hot_swap_signal.to_string())
             .envs(&spec.env)
             .env(RUN_ID, spec.run.as_str())
+            .env_remove(failpoint::RUNNER_FOLDER)
             // The host's own thrift is no trainer's.
             .huge_pages(true)
             .dies_with_parent(signal::SIGKILL);
+        let launch = match failpoint::folder_for_runner() {
+            Some(folder) if !spec.executor => launch.env(failpoint::RUNNER_FOLDER, folder),
+            _ => launch,
+        };
         let launch = if spec.executor {
             // Our end of the channel is at its end at once.
             drop(theirs);

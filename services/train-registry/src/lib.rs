@@ -54,7 +54,7 @@ mod settings;
 mod store;
 
 pub use dispatch::Policy;
-pub use reaper::{JobCancel, Reaped, Report, Scope, Skipped, reap};
+pub use reaper::{JobCancel, Reaped, Report, Scope, Skipped, reap, reap_hosted};
 pub use registry::{Handle, Peers, start};
 pub use resume::RestartFrom;
 pub use settings::Settings;

@@ -227,10 +227,12 @@ impl Core {
                 (Err(why), Vec::new())
             }
         };
+        failpoint::reach(Point::TableOpened);
         self.store.send_replace(Some(store));
         for saved in saved {
             self.take_up(saved).await;
         }
+        failpoint::reach(Point::TakenUp);
         self.taken_up.send_replace(true);
         self.changed.send_replace(());
     }
@@ -707,8 +709,11 @@ fn passed(told: &Told) {
 
 /// What a watch channel comes to hold, if it does in time.
 async fn known<T: Clone>(mut channel: watch::Receiver<Option<T>>) -> Option<T> {
-    let value = tokio::time::timeout(SETUP_LIMIT, channel.wait_for(Option::is_some)).await.ok()?;
-    value.ok()?.clone()
+    // A `None` that was sent is a word too: there is nothing for now.
+    if channel.borrow().is_none() {
+        let _ = tokio::time::timeout(SETUP_LIMIT, channel.changed()).await;
+    }
+    channel.borrow().clone()
 }
 
 impl Handler<Envelope<StartRun>> for Registry {

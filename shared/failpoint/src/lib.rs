@@ -8,6 +8,9 @@
 //! A place is armed for one process: the first that comes there takes the file away (by renaming it, so that one of
 //! several gets it) and stops itself as by SIGSTOP, all its threads at once. Whoever armed it finds out who stopped
 //! with [`Armed::stopped`], kills whom it likes, and lets who is left go on by SIGCONT.
+//!
+//! The runner's places are in its own source, `shared/sdk/typescript/src/failpoint.ts`, by the same rules: a run-host
+//! of a build with debug assertions names the folder to it by [`RUNNER_FOLDER`], and any other takes that variable away.
 
 mod arming;
 mod point;
@@ -17,6 +20,14 @@ pub use point::Point;
 
 /// The variable that names the folder in which places are armed.
 pub const FOLDER: &str = "MIDRUN_FAILPOINTS";
+
+/// The variable that tells a runner, which is no program of this workspace, the folder in which its places are armed.
+pub const RUNNER_FOLDER: &str = "MIDRUN_RUNNER_FAILPOINTS";
+
+/// The folder that a runner is told of: nothing in a release build, whatever the environment says.
+pub fn folder_for_runner() -> Option<std::ffi::OsString> {
+    std::env::var_os(FOLDER).filter(|_| are_compiled_in())
+}
 
 /// A process is at `point`. Stops it if a test armed that place; otherwise nothing happens.
 #[inline]

@@ -23,6 +23,22 @@ macro_rules! points {
 }
 
 points! {
+    /// The server has the state folder; nobody has the project yet.
+    ServerFolderReady = "server.folder-ready",
+    /// The server has the project to itself; nothing is open.
+    ServerLocked = "server.locked",
+    /// Every part of the server was started; nobody can ask it.
+    ServerPartsStarted = "server.parts-started",
+    /// The server answers; the file that says where is not there.
+    ServerEdgeListening = "server.edge-listening",
+    /// The file that says where the server is stands there; nobody was greeted.
+    ServerAnnounced = "server.announced",
+    /// The table of runs is open and read; no run of an earlier server was taken up.
+    TableOpened = "registry.table-opened",
+    /// Every run of an earlier server was taken up, and nobody was told.
+    TakenUp = "registry.taken-up",
+    /// The outbox is open; nothing in it was sent.
+    OutboxOpened = "broker.outbox-opened",
     /// A start was accepted; nothing of it is on disk.
     StartAccepted = "registry.start-accepted",
     /// A batch of changes is about to be written to the table.
@@ -127,12 +143,40 @@ points! {
     EndReached = "host.end-reached",
     /// The end stands in the log; nobody was told.
     EndRecorded = "host.end-recorded",
+    /// The runner heeds signals; nothing of the user's was imported.
+    RunnerStarted = "runner.started",
+    /// The runner found the trainer; nobody was told that it is armed.
+    RunnerImported = "runner.imported",
+    /// The control plane is about to be asked for the job.
+    RunnerJobAsked = "runner.job-asked",
+    /// The control plane gave the job; nobody else knows of it.
+    RunnerJobCreated = "runner.job-created",
+    /// The runner imported the new code; the callbacks are the old ones.
+    RunnerSwapImported = "runner.swap-imported",
+    /// The callbacks are the new ones; nobody was told.
+    RunnerSwapped = "runner.swapped",
+    /// The runner told that it swapped.
+    RunnerSwapTold = "runner.swap-told",
+    /// The runner is about to cancel its job.
+    RunnerCancelling = "runner.cancelling",
+    /// The control plane took the runner's cancel; nobody was told.
+    RunnerCancelled = "runner.cancelled",
+    /// The runner said how it ended; its process is there.
+    RunnerExiting = "runner.exiting",
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    #[test]
+    fn the_runner_knows_its_places() {
+        let source = include_str!("../../sdk/typescript/src/failpoint.ts");
+        let there: HashSet<&str> = source.split('"').filter(|word| word.starts_with("runner.")).collect();
+        let names = Point::ALL.iter().map(|point| point.name());
+        assert_eq!(names.filter(|name| name.starts_with("runner.")).collect::<HashSet<_>>(), there);
+    }
 
     #[test]
     fn names_are_distinct_and_files() {

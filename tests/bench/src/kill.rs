@@ -24,6 +24,8 @@ struct Course {
 /// Carries out the plan's injections.
 pub(crate) async fn measure(plan_of: &Plan) -> Vec<Row> {
     let left: VecDeque<Injection> = plan(plan_of.seed, plan_of.injections).into();
+    let (victims, outages) =
+        (counts(&left, |injection| injection.victims), counts(&left, |injection| injection.outage));
     let places = left.iter().map(|injection| injection.point).collect::<HashSet<_>>().len();
     let course = Arc::new(Mutex::new(Course { left, ..Course::default() }));
     let lender = Arc::new(Lender::start().await);
@@ -39,7 +41,23 @@ pub(crate) async fn measure(plan_of: &Plan) -> Vec<Row> {
         lender.finish().await;
     }
     let course = std::mem::take(&mut *lock(&course));
-    rows(plan_of, places, &course)
+    let mut rows = rows(plan_of, places, &course);
+    rows.insert(1, Row::told("of whom", victims));
+    rows.insert(2, Row::told("meanwhile: the control plane, or the disk", outages));
+    rows
+}
+
+/// How many injections have each value of something, the most frequent first.
+fn counts<T: std::fmt::Debug>(injections: &VecDeque<Injection>, of: impl Fn(&Injection) -> T) -> String {
+    let mut counts: Vec<(usize, String)> = Vec::new();
+    for name in injections.iter().map(|injection| format!("{:?}", of(injection))) {
+        match counts.iter_mut().find(|(_, known)| *known == name) {
+            Some((count, _)) => *count += 1,
+            None => counts.push((1, name)),
+        }
+    }
+    counts.sort_by(|a, b| b.cmp(a));
+    counts.iter().map(|(count, name)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
 }
 
 fn lock(course: &Mutex<Course>) -> std::sync::MutexGuard<'_, Course> {

@@ -12,6 +12,7 @@ mod modules;
 mod plan;
 mod saves;
 mod start;
+mod stop;
 mod table;
 
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ async fn main() -> ExitCode {
             Line::Memory => memory::measure(&plan).await,
             Line::FanOut => fan_out::measure(&plan).await,
             Line::Idle => idle::measure(&plan).await,
+            Line::Stop => stop::measure(&plan).await,
             Line::Kill => kill::measure(&plan).await,
         });
     }

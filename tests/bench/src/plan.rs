@@ -17,12 +17,15 @@ pub(crate) enum Line {
     FanOut,
     /// The server's processor time while nothing happens.
     Idle,
+    /// Stops at once while the control plane hangs.
+    Stop,
     /// Kills at every failpoint. Only where it is asked for: it takes long, and a build with failpoints.
     Kill,
 }
 
 /// What is measured when nothing is named.
-const LINES: [Line; 6] = [Line::Saves, Line::Modules, Line::Start, Line::Memory, Line::FanOut, Line::Idle];
+const LINES: [Line; 7] =
+    [Line::Saves, Line::Modules, Line::Start, Line::Memory, Line::FanOut, Line::Idle, Line::Stop];
 
 impl Line {
     pub(crate) const fn name(self) -> &'static str {
@@ -33,6 +36,7 @@ impl Line {
             Self::Memory => "memory",
             Self::FanOut => "fan-out",
             Self::Idle => "idle",
+            Self::Stop => "stop",
             Self::Kill => "kill",
         }
     }
@@ -53,6 +57,8 @@ pub(crate) struct Plan {
     /// Frames that are sent to the clients.
     pub(crate) frames: usize,
     pub(crate) idle: Duration,
+    /// Runs that are stopped at once.
+    pub(crate) stops: usize,
     /// How many kills.
     pub(crate) injections: usize,
     /// Decides their order and what the control plane does meanwhile.
@@ -71,6 +77,7 @@ impl Plan {
             clients: 2_000,
             frames: 20,
             idle: Duration::from_secs(30),
+            stops: 30,
             injections: 1_000,
             seed: 1,
         };
@@ -82,6 +89,7 @@ impl Plan {
             clients: 200,
             frames: 5,
             idle: Duration::from_secs(5),
+            stops: 5,
             injections: 300,
             ..full.clone()
         };

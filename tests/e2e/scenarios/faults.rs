@@ -1,5 +1,7 @@
 //! A control plane that fails while a run needs it.
 
+use std::time::Instant;
+
 use serde_json::json;
 use testkit::{Dev, Fault, FaultyControlPlane, LIMIT, Layout, SdkTrainer, Stage, eventually};
 
@@ -108,6 +110,50 @@ async fn a_control_plane_that_is_away_is_no_reason_not_to_run() {
     dev.stop_run(&run, "now").await;
     status(&mut events, &run, "exited").await;
     let _ = dev.client.post("/api/runs", &json!({})).await.expect(201);
+    dev.finish().await;
+    lender.finish().await;
+}
+
+/// What `/readyz` says of the control plane.
+async fn has_control_plane(dev: &Dev) -> bool {
+    let ready = dev.client.get("/readyz").await.expect(200).json();
+    ready["controlPlane"].as_bool().unwrap_or_else(|| panic!("it does not say: {ready}"))
+}
+
+/// Waits until the server has a control plane.
+pub(crate) async fn signed_in(dev: &Dev) {
+    let until = Instant::now() + LIMIT;
+    while !has_control_plane(dev).await {
+        assert!(Instant::now() < until, "it does not sign in");
+    }
+}
+
+#[tokio::test]
+async fn a_sign_in_that_fails_is_tried_again_until_it_works() {
+    let (_lending, lender, proxy) = control_plane().await;
+    let stage = Stage::sdk(&SdkTrainer::default().with("maxSteps", 20).with("saveSteps", 0));
+    proxy.only("/v1/", Fault::Answer(500));
+    let (dev, mut events) = dev_on(&stage, &proxy).await;
+    for fault in [Fault::Answer(500), Fault::Refuse] {
+        proxy.only("/v1/", fault);
+        let before = proxy.count("/v1/");
+        eventually("another sign-in", LIMIT, || (proxy.count("/v1/") >= before + 2).then_some(())).await;
+        assert!(!has_control_plane(&dev).await);
+        assert_eq!(dev.client.get("/api/jobs").await.status, 503);
+    }
+    // It is not held up, and its trainer says what is missing.
+    let run = dev.running(&mut events).await;
+    let failed = status(&mut events, &run, "exited").await;
+    assert_eq!(failed.data["exitCode"], 1, "{failed}");
+
+    proxy.heal();
+    signed_in(&dev).await;
+    assert!(dev.jobs().await.is_empty());
+    let run = dev.running(&mut events).await;
+    let exited = status(&mut events, &run, "exited").await;
+    assert_eq!(exited.data["exitCode"], 0, "{exited}");
+    let jobs = dev.jobs().await;
+    assert_eq!((jobs.len(), &jobs[0]["status"]), (1, &"completed".into()), "{jobs:?}");
     dev.finish().await;
     lender.finish().await;
 }

@@ -34,7 +34,7 @@ fn pid_of(run: &Value) -> u32 {
 }
 
 /// `midrun reap --json ARGS`.
-async fn reap(stage: &Stage, args: &[&str]) -> Value {
+pub(crate) async fn reap(stage: &Stage, args: &[&str]) -> Value {
     let args = ["reap", "--json"].iter().chain(args).copied();
     let said = Midrun::new(stage, args).run().await.expect(0).json();
     assert_eq!(said.len(), 1, "one object: {said:?}");
@@ -43,7 +43,7 @@ async fn reap(stage: &Stage, args: &[&str]) -> Value {
     said[0].clone()
 }
 
-fn pids(report: &Value) -> Vec<u32> {
+pub(crate) fn pids(report: &Value) -> Vec<u32> {
     report["reaped"].as_array().expect("a list").iter().map(pid_of).collect()
 }
 

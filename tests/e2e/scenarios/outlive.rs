@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use testkit::{Dev, LIMIT, SdkTrainer, Stage, alive, eventually, gone, signal};
+use testkit::{Dev, LIMIT, Midrun, SdkTrainer, Stage, alive, eventually, gone, signal};
+
+use crate::faults::{control_plane, dev_on, signed_in};
+use crate::orphans::{pids, reap};
 
 const STEPS: u64 = 8_000;
 const LOGGED_EACH: u64 = 50;
@@ -137,4 +140,76 @@ async fn a_port_that_somebody_took_meanwhile_is_told_of_and_taken_back() {
         |lines: &[&str]| lines.iter().any(|line| *line == format!("LOG v1 {}", away + 1)).then_some(());
     dev.log(&run).await.wait_for_lines("step of the time without an address", heard).await;
     dev.finish().await;
+}
+
+/// What `midrun doctor` says of executors, if anything.
+async fn doctor_on_executors(stage: &Stage) -> Option<Value> {
+    let said = Midrun::new(stage, ["doctor", "--json"]).run().await.expect(0).json();
+    let checks = said[0]["checks"].as_array().expect("a list").clone();
+    checks.into_iter().find(|check| check["name"] == "executors")
+}
+
+#[tokio::test]
+async fn reap_ends_the_executors_of_a_server_that_is_gone_and_cancels_their_runs_jobs() {
+    let stage = Stage::sdk(&SdkTrainer::default());
+    let (killed, mut events) = Dev::ready(&stage).await;
+    let run = killed.running(&mut events).await;
+    killed.log(&run).await.wait_for_start("LOG v1 ").await;
+    let job = killed.run(&run).await["jobId"].as_str().expect("it has a job").to_owned();
+    let host = Host::of(&stage, &job);
+    assert_eq!(doctor_on_executors(&stage).await, None, "its server looks after it");
+    assert_eq!(reap(&stage, &[]).await["stale"], 0, "its server looks after it");
+    kill(&killed).await;
+    let told = doctor_on_executors(&stage).await.expect("it trains with no server");
+    assert_eq!(told["state"], "warn");
+    assert!(told["what"].as_str().is_some_and(|what| what.ends_with(&job)), "{told}");
+
+    let ours = [host.pid, host.executor];
+    let foreseen = reap(&stage, &["--dry-run"]).await;
+    assert!(ours.iter().all(|pid| pids(&foreseen).contains(pid)), "{ours:?} in {foreseen}");
+    assert_eq!(foreseen["stale"], 2, "the run and the executor of its job");
+    let spared = reap(&stage, &["--protect", &host.executor.to_string()]).await;
+    assert!(alive(host.pid) && alive(host.executor), "{spared}");
+    let then = host.step();
+    eventually("step of a protected executor", LIMIT, || (host.step() > then).then_some(())).await;
+
+    let report = reap(&stage, &[]).await;
+    for pid in ours {
+        assert!(pids(&report).contains(&pid), "{pid} in {report}");
+        gone(pid, LIMIT).await;
+    }
+    assert_eq!(doctor_on_executors(&stage).await, None);
+    assert_eq!(reap(&stage, &[]).await["stale"], 0, "what was reaped is no longer found");
+    let dev = Dev::start(&stage).await;
+    signed_in(&dev).await;
+    let mut news = testkit::Sse::open(&dev.client, &format!("/api/jobs/{job}/events"), None).await;
+    news.next_named("training.cancelled").await;
+    dev.finish().await;
+}
+
+#[tokio::test]
+async fn a_job_whose_executor_was_reaped_goes_on_with_the_next_server() {
+    let (lending, lender, proxy) = control_plane().await;
+    let stage = Stage::sdk(&SdkTrainer::default());
+    let (dev, mut events) = dev_on(&stage, &proxy).await;
+    let run = dev.running(&mut events).await;
+    dev.log(&run).await.wait_for_start("CHECKPOINT v1 ").await;
+    let job = dev.run(&run).await["jobId"].as_str().expect("it has a job").to_owned();
+    let host = Host::of(&lending, &job);
+    kill(&lender).await;
+    let report = reap(&lending, &[]).await;
+    assert!(pids(&report).contains(&host.executor), "{report}");
+    gone(host.executor, LIMIT).await;
+    gone(host.pid, LIMIT).await;
+    let reached = host.step();
+
+    let lender = Dev::start(&lending).await;
+    let goes_on = |lines: &[&str]| {
+        let steps = lines.iter().filter_map(|line| line.strip_prefix("LOG v1 ")?.parse::<u64>().ok());
+        steps.max().filter(|step| *step > reached)
+    };
+    dev.log(&run).await.wait_for_lines("step of another executor", goes_on).await;
+    assert_eq!(dev.run(&run).await["status"], "running");
+    dev.finish().await;
+    lender.finish().await;
 }

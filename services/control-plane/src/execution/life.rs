@@ -5,7 +5,7 @@
 //! them also where the host never got as far as to say who it is.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hosting::{Place, Started};
@@ -15,12 +15,22 @@ use wire::host::Spec;
 use wire::{ContentHash, RunId};
 
 use super::patiently;
-use crate::core::Core;
+use crate::core::{Core, JOBS};
 use crate::job::{Job, ResumePoint};
 use crate::store::Life;
 
 /// The folder of a job's lives, in the job's.
 pub(crate) const LIVES: &str = "lives";
+
+/// The folders in which the hosts of executors are, by job, of the control plane whose folder is `state_dir`, whether
+/// or not it is there. Blocks on the disk.
+pub fn hosts_by_job(state_dir: &Path) -> Vec<(String, PathBuf)> {
+    let jobs = std::fs::read_dir(state_dir.join(JOBS)).into_iter().flatten().filter_map(Result::ok);
+    let lives = jobs.filter_map(|job| Some((job.file_name().into_string().ok()?, job.path().join(LIVES))));
+    let mut lives: Vec<_> = lives.filter(|(_, lives)| lives.is_dir()).collect();
+    lives.sort();
+    lives
+}
 
 /// How much of its output a host keeps, bytes. What is in the history is not needed any more, so this is what an
 /// executor may say while no control plane is there.

@@ -97,6 +97,7 @@ async fn examine(
         machine::port(&known.gateway, server.as_ref()),
     ];
     checks.extend(project.map(|project| project::runs(project, server.is_some())));
+    checks.extend(project.and_then(|project| project::executors(project, server.is_some())));
     checks.push(machine::folder("config folder", &folders.config, "XDG_CONFIG_HOME"));
     checks.push(machine::folder("runtime folder", &folders.runtime, "XDG_RUNTIME_DIR"));
     checks.push(machine::sockets(&folders.runtime));

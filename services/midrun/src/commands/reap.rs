@@ -61,7 +61,14 @@ async fn reap(project: &Project, args: &cli::Reap) -> Result<Report, Failure> {
         kill_grace: Duration::from_millis(project.settings.run.kill_grace_ms),
         dry_run: args.dry_run,
     };
-    let reaped = train_registry::reap(scope, &broker.cancel.peer()).await;
+    let mut reaped = train_registry::reap(scope.clone(), &broker.cancel.peer()).await;
+    if let (Ok(report), None) = (&mut reaped, server) {
+        // After the runs: whose job is cancelled needs no executor any more.
+        match reap_executors(&state_dir, &scope).await {
+            Ok(executors) => report.add(executors),
+            Err(why) => reaped = Err(why),
+        }
+    }
     // Whoever wants to serve the project need not wait for a control plane.
     if let Some(hold) = hold {
         hold.release();
@@ -69,6 +76,16 @@ async fn reap(project: &Project, args: &cli::Reap) -> Result<Report, Failure> {
     let mut report = reaped?;
     settle(&mut report, &broker).await;
     broker.shutdown(CLOSE_LIMIT).await;
+    Ok(report)
+}
+
+/// Ends the executors of the project's own control plane, which is in its server. Their jobs are not over: the next one
+/// goes on with each from its newest checkpoint, unless it is cancelled.
+async fn reap_executors(state_dir: &Path, scope: &Scope) -> Result<Report, String> {
+    let mut report = Report::default();
+    for (_job, runs_dir) in control_plane::hosts_by_job(&state_dir.join("control-plane")) {
+        report.add(train_registry::reap_hosted(Scope { runs_dir, ..scope.clone() }).await?);
+    }
     Ok(report)
 }
 
@@ -103,7 +120,7 @@ async fn settle(report: &mut Report, broker: &Handle) {
 
 fn tell(report: &Report, dry_run: bool, screen: &mut Screen<'_>) -> Result<(), Failure> {
     if report.stale == 0 {
-        screen.say("nothing to reap: every run has ended, or a server looks after it");
+        screen.say("nothing to reap: every run and executor has ended, or a server looks after it");
     }
     for reaped in &report.reaped {
         let line = match (dry_run, reaped.signals.join(", ")) {

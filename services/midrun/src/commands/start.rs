@@ -13,7 +13,6 @@ use process::{Child, Launch, Spawner};
 use reqwest::{StatusCode, Url};
 use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
 use wire::{ControlPlane, EntryPath, RunId};
 
 use super::screen::{Own, Screen};
@@ -123,9 +122,7 @@ impl Plane {
             let at = credentials::sign_in(url, &own_file, &project.name(), true).await?;
             return Ok(Some(Self { at, credentials: own_file, own: None }));
         }
-        let (tell, told) = watch::channel(None);
-        let own = control::connect(project, tell).await;
-        let at = told.borrow().clone();
+        let (at, own) = control::connect_once(project).await;
         let Some(at) = at else {
             screen.say(
                 "there is no control plane to train on. A trainer that needs none runs all the same; for the others, \

@@ -10,6 +10,7 @@ use std::time::Duration;
 use process::{Marker, PidFd, Report, Tree, kill_tree, signal};
 
 use super::look::see;
+use super::report::Reaped;
 use super::resolve::{Host, Subject, foreign};
 use crate::launch::RUN_ID;
 
@@ -25,6 +26,29 @@ pub(crate) fn tree(subject: &Subject<'_>, host: &Host, runs_dir: &Path) -> Tree 
     };
     let (run, uid, runs_dir) = (subject.run.clone(), subject.uid, runs_dir.to_owned());
     tree.without(move |row| see(*row, &runs_dir).is_some_and(|one| foreign(&run, uid, &one).is_some()))
+}
+
+/// Has the host end what it hosts and go, unless that would end a process that is protected; what ended so, with what it
+/// was sent. Blocks until it is over or the host takes too long.
+pub(crate) fn by_host(subject: &Subject<'_>, host: &Host, runs_dir: &Path, protected: &[u32]) -> Vec<Reaped> {
+    let Host::Alive(identity) = host else { return Vec::new() };
+    let members = tree(subject, host, runs_dir).members().unwrap_or_default();
+    if members.iter().any(|one| protected.contains(&one.pid)) {
+        return Vec::new();
+    }
+    let Ok(process) = PidFd::open(identity) else { return Vec::new() };
+    if process.send(signal::SIGTERM).is_err() {
+        return Vec::new();
+    }
+    // One that does not go is ended like any other.
+    let _ = process.wait_blocking(Some(HOST_GRACE));
+    let is_gone = |one: &process::Identity| !one.is_alive();
+    let reaped = |one: process::Identity| Reaped {
+        pid: one.pid,
+        // Its host kills what it hosts.
+        signals: vec![if one.pid == identity.pid { "SIGTERM" } else { "SIGKILL" }.to_owned()],
+    };
+    members.into_iter().filter(is_gone).map(reaped).collect()
 }
 
 /// Ends all of it but `protected`. Blocks until it is over.

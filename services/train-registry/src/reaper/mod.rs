@@ -80,6 +80,28 @@ pub async fn reap(scope: Scope, cancel: &Peer<Cancel>) -> Result<Report, String>
     pass.finish().await
 }
 
+/// Ends what is hosted in the folders of `scope.runs_dir` for somebody who keeps no table of it and is gone, by the same
+/// proofs. Each host is asked to end what it hosts, so that its log says that somebody asked.
+///
+/// # Errors
+/// When the process table cannot be read; nothing has been done then.
+pub async fn reap_hosted(scope: Scope) -> Result<Report, String> {
+    let runs_dir = scope.runs_dir.clone();
+    let folders = blocking(move || records::folders(&runs_dir)).await?;
+    if folders.is_empty() {
+        return Ok(Report::default());
+    }
+    let mut pass = Pass::begin(scope, true).await?;
+    for life in folders {
+        if let Some(found) = pass.examine(life, None).await?
+            && found.has_processes()
+        {
+            pass.end_hosted(found).await?;
+        }
+    }
+    Ok(pass.report)
+}
+
 /// Ends the processes of runs that are over. `is_owned` says which runs the calling server has in its hands.
 ///
 /// # Errors
@@ -128,8 +150,11 @@ impl Found {
     /// Whether anything is left to be done.
     fn is_stale(&self) -> bool {
         let no_end = !self.recorded.row_has_end() && self.recorded.exit().is_none();
-        let has_processes = !self.sentence.condemned.is_empty() || !self.sentence.skipped.is_empty();
-        no_end || has_processes || self.is_cancel_due()
+        no_end || self.has_processes() || self.is_cancel_due()
+    }
+
+    fn has_processes(&self) -> bool {
+        !self.sentence.condemned.is_empty() || !self.sentence.skipped.is_empty()
     }
 
     fn is_cancel_due(&self) -> bool {
@@ -169,8 +194,7 @@ impl Pass {
         if !found.is_stale() {
             return Ok(());
         }
-        self.report.stale += 1;
-        self.report.skipped.extend(found.skipped.iter().chain(&found.sentence.skipped).cloned());
+        self.note(&found);
         match &found.host {
             // Somebody's run that cannot be told apart from this one goes on, and its job with it.
             Host::Unsure => return Ok(()),
@@ -187,6 +211,34 @@ impl Pass {
             return Ok(());
         }
         self.carry_out(found, cancel).await
+    }
+
+    fn note(&mut self, found: &Found) {
+        self.report.stale += 1;
+        self.report.skipped.extend(found.skipped.iter().chain(&found.sentence.skipped).cloned());
+    }
+
+    /// Ends what has no row in a table and no job of its own to be cancelled.
+    async fn end_hosted(&mut self, found: Found) -> Result<(), String> {
+        self.note(&found);
+        if found.host == Host::Unsure || found.sentence.pardoned {
+            return Ok(());
+        }
+        if self.scope.dry_run {
+            self.foresee(&found);
+            return Ok(());
+        }
+        let protected: Vec<u32> = self.protected.pids().collect();
+        let (runs_dir, grace) = (self.scope.runs_dir.clone(), self.scope.kill_grace);
+        let killed = blocking(move || {
+            let subject = found.recorded.subject();
+            let by_host = kill::by_host(&subject, &found.host, &runs_dir, &protected);
+            (by_host, kill::end(&subject, &found.host, &runs_dir, &protected, grace))
+        });
+        let (by_host, killed) = killed.await?;
+        self.report.reaped.extend(by_host);
+        self.report.add_killed(killed);
+        Ok(())
     }
 
     /// Looks at one run; nothing when it has no folder here.

@@ -6,7 +6,7 @@ use wire::{JobId, RunId};
 /// What was found and what was done about it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Runs that nobody looked after.
+    /// Runs, and executors of jobs, that nobody looked after.
     pub stale: usize,
     /// The processes that were ended; those that would be, without a signal, when nothing is to be done.
     pub reaped: Vec<Reaped>,
@@ -50,6 +50,16 @@ pub struct JobCancel {
 }
 
 impl Report {
+    /// Adds what another pass came to.
+    pub fn add(&mut self, other: Self) {
+        let Self { stale, reaped, skipped, jobs, survived } = other;
+        self.stale += stale;
+        self.reaped.extend(reaped);
+        self.skipped.extend(skipped);
+        self.jobs.extend(jobs);
+        self.survived |= survived;
+    }
+
     /// Notes what became of a tree: one entry a process, whatever was done to it in several steps.
     pub(super) fn add_killed(&mut self, report: process::Report) {
         for killed in report.killed {

@@ -16,6 +16,7 @@ import { ControlChannel } from "./control-channel.ts";
 import { findTrainer, missingTrainer, type RunnableTrainer } from "./discovery.ts";
 import { drain } from "./drain.ts";
 import { limits } from "./environment.ts";
+import { reach } from "./failpoint.ts";
 import { importArtifact } from "./import-artifact.ts";
 import { cancelJob, exitBy, STOP_SIGNALS, stopEarly, type StopSignal } from "./stop.ts";
 import { Swaps } from "./swap.ts";
@@ -65,6 +66,7 @@ class Runner {
 
   /** Imports the artifact, finds the trainer and says so. */
   async #arm(): Promise<RunnableTrainer> {
+    reach("runner.started");
     this.#contentHash = sha256(readFileSync(this.#artifact));
     const exports = await importArtifact(this.#artifact);
     const trainer = findTrainer(exports);
@@ -79,6 +81,7 @@ class Runner {
     this.#trainer = trainer;
     this.#swaps = new Swaps({ trainer, configHash: hash }, (message) => this.#channel.send(message));
     const name = typeof trainer.name === "string" ? trainer.name : null;
+    reach("runner.imported");
     this.#channel.send({
       type: "ready",
       contentHash: this.#contentHash,
@@ -173,6 +176,7 @@ class Runner {
   async #finish(status: string, exitCode: number, reason = this.#failure): Promise<never> {
     this.#channel.send({ type: "finished", status, ...(reason !== undefined && { reason }) });
     await Promise.all([this.#channel.flush(), drain([process.stdout, process.stderr])]);
+    reach("runner.exiting");
     process.exit(exitCode);
   }
 }

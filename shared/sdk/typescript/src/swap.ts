@@ -8,6 +8,7 @@ import { ability } from "./brands.ts";
 import { configHash } from "./canonical.ts";
 import type { ArtifactMessage, RunnerMessage } from "./control-channel.ts";
 import { findTrainer, type RunnableTrainer } from "./discovery.ts";
+import { reach } from "./failpoint.ts";
 import { importArtifact } from "./import-artifact.ts";
 
 /** How long an artifact may take to be imported, milliseconds. */
@@ -57,13 +58,16 @@ export class Swaps {
 
   async #swap(artifact: ArtifactMessage, rangAt: number): Promise<void> {
     const outcome = await inTime(imported(artifact.path));
+    reach("runner.swap-imported");
     // Answered when a newer one took its place.
     if (this.#importing !== artifact) return;
     this.#importing = undefined;
     const refused = "reason" in outcome ? outcome.reason : this.#replace(outcome.exports);
     if (refused !== undefined) return this.#skip(artifact, refused);
+    reach("runner.swapped");
     const tookMs = Math.round((performance.now() - rangAt) * 1000) / 1000;
     this.#send({ type: "swapped", contentHash: artifact.contentHash, tookMs, ...trace(artifact) });
+    reach("runner.swap-told");
   }
 
   /** Why the callbacks were not replaced, if they were not. */

@@ -9,6 +9,7 @@ import { ControlPlane } from "./control-plane.ts";
 import { EarlyStop } from "./early-stop.ts";
 import { connection, limits } from "./environment.ts";
 import type { StreamEvent } from "./event-stream.ts";
+import { reach } from "./failpoint.ts";
 import { inferFrom } from "./infer.ts";
 import { jobConfig } from "./options.ts";
 import { assertResumed, type ResumeFrom, startedIn } from "./resume.ts";
@@ -103,7 +104,9 @@ class TrainingRun {
     abortSignal?.addEventListener("abort", () => this.#abort(abortSignal.reason), { once: true });
     this.#plane = new ControlPlane(connection(process.env), limits(process.env));
     this.#claim = claimRun();
+    reach("runner.job-asked");
     this.#job = await created(this.#plane.createJob({ name, config: this.#config, ...this.#claim }, this.#creating.signal), this.#claim);
+    reach("runner.job-created");
     const { orgSlug, projectSlug, url } = this.#plane.connection;
     this.#observer?.job({ id: this.#job.id, orgSlug, projectSlug, baseUrl: url });
     return this.#job;
@@ -216,9 +219,11 @@ class TrainingRun {
     await this.#started?.catch(() => undefined);
     if (this.#result !== undefined || this.#plane === undefined) return;
     const job = this.#job;
+    reach("runner.cancelling");
     try {
       if (job !== undefined) this.#cancelled(job, await this.#plane.cancelJob(job.id));
       else if (this.#claim !== undefined) await this.#plane.cancelRun(this.#claim.clientRunId);
+      reach("runner.cancelled");
     } catch (error) {
       // A later cancel may succeed.
       this.#cancelling = undefined;

@@ -177,6 +177,7 @@ impl Lane {
             return Ok(());
         }
         let host_was_killed = self.without_host.contains(&id);
+        let disk_was_full = self.without_room.contains(&id);
         // First what was printed, then what stands in the log: meanwhile there may be more.
         let noted = std::fs::read_to_string(self.notes.join(&id)).unwrap_or_default().lines().count();
         let path = self.stage.project.dir().join(".midrun/runs").join(&id).join("events.jsonl");
@@ -184,7 +185,7 @@ impl Lane {
         // A live host may be at its last line, and may not have read the last step.
         let mut log = LogOnDisk::read(&path)?;
         let end = Instant::now() + LIMIT;
-        while let Err(why) = log.check(noted, host_was_killed) {
+        while let Err(why) = log.check(noted, host_was_killed, disk_was_full) {
             if !is_live || Instant::now() >= end {
                 return Err(why);
             }
@@ -201,22 +202,22 @@ impl Lane {
         if known.is_none() && run["reason"].as_str().is_none_or(str::is_empty) {
             return Err(format!("nothing says how it ended: {run:#?}"));
         }
-        self.log_is_served(&id, log.records.len()).await?;
+        self.log_is_served(&id, &log.records).await?;
         self.checked.insert(id);
         Ok(())
     }
 
     /// A reader gets every record of an ended run once.
-    async fn log_is_served(&self, run: &str, records: usize) -> Result<(), String> {
+    async fn log_is_served(&self, run: &str, records: &[Value]) -> Result<(), String> {
         let target = format!("/api/runs/{run}/events");
-        if records == 0 && self.client().get(&target).await.status != 200 {
+        if records.is_empty() && self.client().get(&target).await.status != 200 {
             // It never had a log.
             return Ok(());
         }
         let events = Sse::open(self.client(), &target, None).await.to_the_end(LIMIT).await;
         let seqs: Vec<u64> = events.iter().filter_map(|event| event.data["seq"].as_u64()).collect();
-        let want: Vec<u64> = (1..).take(records).collect();
-        if seqs == want { Ok(()) } else { Err(format!("a reader got the records {seqs:?} of {records}")) }
+        let want: Vec<u64> = records.iter().filter_map(|record| record["seq"].as_u64()).collect();
+        if seqs == want { Ok(()) } else { Err(format!("a reader got the records {seqs:?} of {want:?}")) }
     }
 }
 

@@ -41,7 +41,8 @@ impl Victims {
     }
 }
 
-/// What the control plane does with everything about jobs, from the kill until the server is back.
+/// What goes wrong besides, from the kill until the server is back: mostly what the control plane does with everything
+/// about jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outage {
     /// Its work.
@@ -54,10 +55,24 @@ pub enum Outage {
     LosesAnswers,
     /// It knows no job any more.
     Forgets,
+    /// It does its work, and the disk has no room for what the run-host writes.
+    DiskFull,
 }
 
 impl Outage {
-    const ALL: [Self; 5] = [Self::None, Self::Fails, Self::Hangs, Self::LosesAnswers, Self::Forgets];
+    const ALL: [Self; 6] =
+        [Self::None, Self::Fails, Self::Hangs, Self::LosesAnswers, Self::Forgets, Self::DiskFull];
+    const OF_CONTROL_PLANE: &[Self] = Self::ALL.split_at(5).0;
+
+    /// What can happen when `victims` are killed at `point`. A full disk is nothing to a host that is killed, and
+    /// reason enough not to start a run.
+    const fn possible(point: Point, victims: Victims) -> &'static [Self] {
+        match act(point) {
+            Act::Start | Act::LoseHost => Self::OF_CONTROL_PLANE,
+            Act::Swap | Act::Restart | Act::StopNow | Act::TakeUp if victims.host() => Self::OF_CONTROL_PLANE,
+            Act::Swap | Act::Restart | Act::StopNow | Act::TakeUp => &Self::ALL,
+        }
+    }
 }
 
 /// How a run is brought to a place.
@@ -95,7 +110,11 @@ impl fmt::Display for Injection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { point, victims, outage, slow_host } = self;
         let slow = if *slow_host { ", host slow" } else { "" };
-        write!(f, "{victims:?} killed at {}, control plane {outage:?}{slow}", point.name())
+        let place = point.name();
+        match outage {
+            Outage::DiskFull => write!(f, "{victims:?} killed at {place}, disk full{slow}"),
+            outage => write!(f, "{victims:?} killed at {place}, control plane {outage:?}{slow}"),
+        }
     }
 }
 
@@ -123,14 +142,21 @@ pub(crate) const fn act(point: Point) -> Act {
         | P::ReadyHeard
         | P::ReadyRecorded
         | P::JobHeard
-        | P::JobRecorded => Act::Start,
+        | P::JobRecorded
+        | P::RunnerStarted
+        | P::RunnerImported
+        | P::RunnerJobAsked
+        | P::RunnerJobCreated => Act::Start,
         P::SwapDecided
         | P::RequestWritten
         | P::SwapSeen
         | P::SwapTaken
         | P::SwapNamed
         | P::SwapHeard
-        | P::SwapRecorded => Act::Swap,
+        | P::SwapRecorded
+        | P::RunnerSwapImported
+        | P::RunnerSwapped
+        | P::RunnerSwapTold => Act::Swap,
         P::StopDecided
         | P::StopOnRecord
         | P::ExitSeen
@@ -141,7 +167,10 @@ pub(crate) const fn act(point: Point) -> Act {
         | P::SignalSent
         | P::RunnerEnded
         | P::EndReached
-        | P::EndRecorded => Act::Restart,
+        | P::EndRecorded
+        | P::RunnerCancelling
+        | P::RunnerCancelled
+        | P::RunnerExiting => Act::Restart,
         P::CancelDecided
         | P::CancelAcknowledged
         | P::KillDecided
@@ -152,7 +181,17 @@ pub(crate) const fn act(point: Point) -> Act {
         | P::CancelSettled
         | P::CancelForgotten => Act::StopNow,
         P::LostSeen => Act::LoseHost,
-        P::TakingUp | P::LogReplayed | P::Reconnected => Act::TakeUp,
+        P::ServerFolderReady
+        | P::ServerLocked
+        | P::ServerPartsStarted
+        | P::ServerEdgeListening
+        | P::ServerAnnounced
+        | P::TableOpened
+        | P::OutboxOpened
+        | P::TakingUp
+        | P::LogReplayed
+        | P::Reconnected
+        | P::TakenUp => Act::TakeUp,
     }
 }
 
@@ -224,7 +263,7 @@ pub fn plan(seed: u64, count: usize) -> Vec<Injection> {
             let left = u64::try_from(round.len()).expect("a count fits");
             let next = usize::try_from(random.next() % left).expect("it is below a count");
             let (point, victims) = round.swap_remove(next);
-            let outage = random.choose(&Outage::ALL);
+            let outage = random.choose(Outage::possible(point, victims));
             let may_be_slow = victims.server() && !victims.host();
             let slow_host = may_be_slow && random.choose(&[true, false]);
             injections.push(Injection { point, victims, outage, slow_host });

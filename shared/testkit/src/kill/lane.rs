@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::census::{Seen, census, host, runner};
 use super::check::Expected;
+use super::disk;
 use super::injection::{Act, Injection, Outage, act};
 use super::lender::Lender;
 use super::trainer;
@@ -51,6 +52,8 @@ pub struct Lane {
     pub(super) checked: HashSet<String>,
     /// Runs whose host was killed.
     pub(super) without_host: HashSet<String>,
+    /// Runs whose host found the disk full.
+    pub(super) without_room: HashSet<String>,
 }
 
 /// What came of an injection after which everything was as it must be.
@@ -120,6 +123,7 @@ impl Lane {
             edit: 0,
             checked: HashSet::new(),
             without_host: HashSet::new(),
+            without_room: HashSet::new(),
         };
         lane.serve().await;
         lane
@@ -158,6 +162,9 @@ impl Lane {
             self.forget_jobs().await?;
         }
         self.proxy.heal();
+        if injection.outage == Outage::DiskFull {
+            self.make_room(&subject);
+        }
         let expected = Expected::of(injection, subject.run, subject.pid, promised);
         self.check(&expected).await?;
         Ok(Outcome { took: began.elapsed(), server_back })
@@ -345,7 +352,7 @@ impl Lane {
 
     fn break_control_plane(&self, outage: Outage) {
         let fault = match outage {
-            Outage::None => return,
+            Outage::None | Outage::DiskFull => return,
             Outage::Fails => Fault::Answer(500),
             Outage::Hangs => Fault::Hang,
             Outage::LosesAnswers => Fault::LoseAnswer,
@@ -376,6 +383,10 @@ impl Lane {
     async fn strike(&mut self, injection: Injection, subject: &Subject, stopped: u32) {
         let seen = census(&self.stage.home.marker());
         if let Some(run) = &subject.run {
+            if injection.outage == Outage::DiskFull {
+                host(&seen, run).into_iter().for_each(disk::fill);
+                self.without_room.insert(run.clone());
+            }
             if injection.victims.runner() {
                 runner(&seen, run).into_iter().for_each(end);
             }
@@ -406,6 +417,12 @@ impl Lane {
         }
         let host = host(&census(&self.stage.home.marker()), run);
         host.into_iter().for_each(|host| send(host, Signal::SIGCONT));
+    }
+
+    fn make_room(&self, subject: &Subject) {
+        let Some(run) = &subject.run else { return };
+        let host = host(&census(&self.stage.home.marker()), run);
+        host.into_iter().for_each(disk::make_room);
     }
 
     fn kill_host(&mut self, seen: &[Seen], run: &str) {

@@ -52,7 +52,7 @@ impl Lender {
     }
 
     /// A proxy in front of it, which can fail.
-    pub(crate) async fn proxy(&self) -> FaultyControlPlane {
+    pub async fn proxy(&self) -> FaultyControlPlane {
         FaultyControlPlane::in_front_of(self.upstream).await
     }
 

@@ -35,18 +35,33 @@ impl LogOnDisk {
     }
 
     /// Checks it against `noted`, the steps that the run noted after it had printed them. A run whose host was killed
-    /// takes with it what the host had not read.
-    pub(crate) fn check(&self, noted: usize, host_was_killed: bool) -> Result<(), String> {
-        for (record, want) in self.records.iter().zip(1_u64..) {
-            if record["seq"].as_u64() != Some(want) {
+    /// takes with it what the host had not read; one whose disk was full may lack output, and says so.
+    pub(crate) fn check(
+        &self,
+        noted: usize,
+        host_was_killed: bool,
+        disk_was_full: bool,
+    ) -> Result<(), String> {
+        let mut want = 1;
+        for record in &self.records {
+            let seq = record["seq"].as_u64().unwrap_or_default();
+            // Its number is that of the last one that it stands for.
+            let may_jump = disk_was_full && is_dropped(record);
+            if seq != want && !(may_jump && seq > want) {
                 return Err(format!("record {want} is {record}"));
             }
+            want = seq + 1;
         }
         if self.torn > 0 && !host_was_killed {
             return Err(format!("{} bytes of a torn line, and its host was not killed", self.torn));
         }
         self.swapped_once()?;
         let steps = self.steps();
+        if disk_was_full && self.records.iter().any(is_dropped) {
+            let out_of_order = steps.windows(2).find(|pair| pair[0] >= pair[1]);
+            return out_of_order
+                .map_or(Ok(()), |pair| Err(format!("step {} stands before {}", pair[0], pair[1])));
+        }
         if let Some((step, want)) = steps.iter().zip(1_u64..).find(|(step, want)| **step != *want) {
             return Err(format!("step {step} stands where step {want} belongs"));
         }
@@ -74,12 +89,30 @@ impl LogOnDisk {
     }
 
     fn steps(&self) -> Vec<u64> {
-        let output = self.records.iter().filter(|record| record["type"] == "output");
-        let text: String = output.filter_map(|record| record["text"].as_str()).collect();
+        let (mut text, mut is_torn) = (String::new(), false);
+        for record in &self.records {
+            if is_dropped(record) {
+                text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+                is_torn = true;
+            }
+            let Some(mut more) = record["text"].as_str().filter(|_| record["type"] == "output") else {
+                continue;
+            };
+            if is_torn {
+                let Some((_, whole)) = more.split_once('\n') else { continue };
+                (more, is_torn) = (whole, false);
+            }
+            text.push_str(more);
+        }
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let steps = whole.lines().filter_map(|line| line.strip_prefix("STEP ")?.split(' ').next());
         steps.map(|step| step.parse().unwrap_or(0)).collect()
     }
+}
+
+/// Whether it stands for output that there was no room for.
+fn is_dropped(record: &Value) -> bool {
+    record["type"] == "dropped"
 }
 
 #[cfg(test)]
@@ -98,13 +131,18 @@ mod tests {
     #[test]
     fn what_is_wrong_is_seen() {
         let good = log(vec![output(1, "STEP 1 v1\nSTE"), output(2, "P 2 v1\n")]);
-        assert_eq!(good.check(2, false), Ok(()));
-        assert!(good.check(3, false).is_err(), "a printed step is missing");
-        assert_eq!(good.check(3, true), Ok(()));
-        assert!(log(vec![output(1, "STEP 1\nSTEP 3\n")]).check(0, true).is_err(), "a step is lost");
-        assert!(log(vec![output(2, "")]).check(0, true).is_err(), "a gap");
+        assert_eq!(good.check(2, false, false), Ok(()));
+        assert!(good.check(3, false, false).is_err(), "a printed step is missing");
+        assert_eq!(good.check(3, true, false), Ok(()));
+        assert!(log(vec![output(1, "STEP 1\nSTEP 3\n")]).check(0, true, false).is_err(), "a step is lost");
+        assert!(log(vec![output(2, "")]).check(0, true, false).is_err(), "a gap");
         let swap = |seq| json!({ "seq": seq, "type": "signal", "signal": 12, "contentHash": "a" });
-        assert!(log(vec![swap(1), swap(2)]).check(0, true).is_err(), "a doubled swap");
-        assert!(LogOnDisk { records: vec![], torn: 1 }.check(0, false).is_err());
+        assert!(log(vec![swap(1), swap(2)]).check(0, true, false).is_err(), "a doubled swap");
+        assert!(LogOnDisk { records: vec![], torn: 1 }.check(0, false, false).is_err());
+        let dropped = json!({ "seq": 4, "type": "dropped" });
+        let full = |after: &str| log(vec![output(1, "STEP 1\nSTE"), dropped.clone(), output(5, after)]);
+        assert_eq!(full("P 6\nSTEP 7\n").check(7, false, true), Ok(()), "what is missing is told");
+        assert!(full("P 6\nSTEP 7\n").check(7, false, false).is_err(), "the disk was never full");
+        assert!(full("P 6\nSTEP 1\n").check(7, false, true).is_err(), "a step twice");
     }
 }

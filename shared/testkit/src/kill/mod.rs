@@ -6,6 +6,7 @@
 
 mod census;
 mod check;
+mod disk;
 mod injection;
 mod lane;
 mod lender;

@@ -126,6 +126,28 @@ pub(super) fn runs(project: &Path, has_server: bool) -> Check {
     }
 }
 
+/// Whether executors of the project's own control plane go on with no server there to look after them. Nothing where
+/// there are none, or where a server is there.
+pub(super) fn executors(project: &Path, has_server: bool) -> Option<Check> {
+    if has_server {
+        return None;
+    }
+    let hosts = control_plane::hosts_by_job(&state::state_dir(project).join("control-plane"));
+    let is_hosted = |lives: &Path| {
+        let lives = std::fs::read_dir(lives).into_iter().flatten().filter_map(Result::ok);
+        lives.map(|life| remains(&life.path())).any(|remains| remains == Remains::Hosted)
+    };
+    let jobs: Vec<&str> =
+        hosts.iter().filter(|(_, lives)| is_hosted(lives)).map(|(job, _)| job.as_str()).collect();
+    (!jobs.is_empty()).then(|| {
+        Check::warn(
+            "executors",
+            format!("{} trains with no server: job {}", jobs.len(), some(&jobs)),
+            "`midrun dev` finds them again; `midrun reap` ends them, and their jobs go on with the next server",
+        )
+    })
+}
+
 /// A few ids, and how many more there are.
 fn some(ids: &[&str]) -> String {
     const SHOWN: usize = 3;
@@ -223,6 +245,23 @@ mod tests {
         assert_eq!(check.state, State::Warn);
         assert!(check.what.ends_with(live.as_str()), "{}", check.what);
         assert_eq!(runs(project, true), Check::ok("runs", "3 kept, 1 live"), "the server looks after them");
+    }
+
+    #[test]
+    fn executors_without_a_server_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let project = dir.path();
+        assert_eq!(executors(project, false), None);
+        let life = project.join(".midrun/control-plane/jobs/j1/lives").join(RunId::fresh().as_str());
+        std::fs::create_dir_all(&life).unwrap();
+        let own = process::Identity::own().unwrap();
+        let dead = process::Identity { start_time: own.start_time + 1, ..own.clone() };
+        std::fs::write(life.join("host.json"), serde_json::to_vec(&dead).unwrap()).unwrap();
+        assert_eq!(executors(project, false), None);
+        std::fs::write(life.join("host.json"), serde_json::to_vec(&own).unwrap()).unwrap();
+        let check = executors(project, false).unwrap();
+        assert_eq!((check.state, check.what), (State::Warn, "1 trains with no server: job j1".to_owned()));
+        assert_eq!(executors(project, true), None, "the server looks after it");
     }
 
     #[test]
