@@ -113,13 +113,12 @@ test("an interrupted stream says so until the next frame, and nothing is lost or
   const before = Number(await page.getByTestId("events").getAttribute("data-count"));
   const job = page.url().split("/").at(-1);
   const other = await stage.page("#/");
-  await other.route("**/api/events**", (route) => route.abort());
-  await other.goto(`${stage.server.url}/#/jobs/${job}`);
-  await other.getByText("Event stream interrupted.").waitFor();
-  await other.getByTestId("link").getByText("Reconnecting").waitFor();
-  await shot(other, "job-interrupted");
-  await other.unroute("**/api/events**");
-  await other.getByTestId("link").getByText("Live").waitFor();
+  await stage.withoutEvents(other, async () => {
+    await other.goto(`${stage.server.url}/#/jobs/${job}`);
+    await other.getByText("Event stream interrupted.").waitFor();
+    await other.getByTestId("link").getByText("Reconnecting").waitFor();
+    await shot(other, "job-interrupted");
+  });
   open("holding");
   await other.getByText("Event stream interrupted.").waitFor({ state: "detached" });
   for (const tab of [page, other]) {
@@ -173,7 +172,7 @@ test("the server is killed and comes back with another token: the page goes on",
   await page.goto(`${stage.server.url}/#/`);
   await page.locator(".run-card").first().waitFor();
   const { port, token } = stage.server;
-  await stage.server.kill();
+  await stage.kill();
   await page.getByTestId("link").getByText("Reconnecting").waitFor();
   await page.getByText("The server is away.").waitFor();
   await isAccessible(page, "a page without its server");

@@ -6,6 +6,7 @@
 
 import { batch, signal, type Signal } from "@preact/signals";
 import { append, bucketed, noPoints, pick, push, type Points } from "../chart/points.ts";
+import { startOf } from "../chart/table.ts";
 import { statistics, type Statistics } from "../chart/statistics.ts";
 import { ask, Refused, send, words } from "../net/ask.ts";
 import type { Job, JobEvent } from "../net/types.ts";
@@ -28,6 +29,8 @@ export interface Picture {
   resumed: number[];
   /** All points so far, of this job. */
   count: number;
+  /** When the first point of all was logged, whatever range is shown. Relative time counts from there. */
+  start: number;
   /** `false`: a sample, while a long job is being read. */
   exact: boolean;
 }
@@ -74,6 +77,7 @@ export class LossSeries {
   /** Everything, where the server picks nothing. */
   private all: { loss: Points; evalLoss: Points } | undefined;
   private range: Range | null = null;
+  private start = Infinity;
   private wantsFigures = false;
   private timer: ReturnType<typeof setTimeout> | undefined;
   private figuresAt = 0;
@@ -257,6 +261,7 @@ export class LossSeries {
       append(evalLoss, this.live.evalLoss);
       count = this.base.loss.count + this.base.evalLoss.count + this.live.ids.length;
     }
+    this.start = Math.min(this.start, startOf(loss, evalLoss));
     batch(() => {
       this.picture.value = {
         loss,
@@ -264,6 +269,7 @@ export class LossSeries {
         checkpoints: [...this.checkpoints].sort((a, b) => a - b),
         resumed: this.earlier.map(({ upto }) => upto),
         count,
+        start: this.start,
         exact: this.all !== undefined || (this.base?.exact ?? true),
       };
       if (this.all && this.wantsFigures && Date.now() - this.figuresAt > 1000) {
