@@ -63,6 +63,11 @@ test("the job's chart is one continuous line through the restart, which is marke
     await page.mouse.move(box.x + (box.width * (step - from)) / (to - from), box.y + box.height / 2);
     return (await page.getByTestId("legend").getByText("restarted here").count()) > 0;
   });
+  await until("a mark of the first job's checkpoint", async () => {
+    const [from = 0, to = 0] = await range();
+    await page.mouse.move(box.x + (box.width * (40 - from)) / (to - from), box.y + box.height / 2);
+    return (await page.getByTestId("legend").getByText("checkpoint").count()) > 0;
+  });
   const lineage = page.getByRole("region", { name: "Lineage" });
   await lineage.getByText(`went on from step ${step}`).waitFor();
   await lineage.getByText("0.0005").first().waitFor();
@@ -81,5 +86,20 @@ test("the overview tells of it in the card and in the list of saves", async () =
   await card.getByText(`goes on from step ${second.resume.step} with`).waitFor();
   await card.getByText("0.0005").first().waitFor();
   await shot(page, "overview-resumed");
+  await page.context().close();
+});
+
+test("a save shows where its time went, what was decided and why", async () => {
+  const page = await stage.page();
+  await page.locator(`.run-card[data-run="${second.id}"]`).waitFor();
+  stage.project.edit("callbacks.ts", (text) => text.replace("is training", "trains"));
+  const save = page.getByTestId("saves").locator("li").first();
+  await save.getByText("swapped", { exact: true }).waitFor();
+  await save.getByText("only callbacks changed: onStarted").waitFor();
+  await save.getByRole("link", { name: second.id.slice(-6) }).waitFor();
+  const bars = await save.locator(".times-bar i").evaluateAll((bars) => bars.map((bar) => bar.getBoundingClientRect().width));
+  assert.equal(bars.length, 4, "bundle, inspect, dispatch and acknowledgement");
+  assert.ok(bars.reduce((sum, width) => sum + width, 0) > 100);
+  await shot(page, "overview-saved");
   await page.context().close();
 });

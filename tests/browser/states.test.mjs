@@ -108,6 +108,18 @@ test("jobs are found by name and id, one status at a time, and live", async () =
   await page.getByRole("heading", { name: "holding" }).waitFor();
 });
 
+test("without a stream the list of jobs is read again and again", async () => {
+  const other = await stage.page("#/jobs");
+  await other.locator("[data-job]").first().waitFor();
+  await stage.withoutEvents(other, async () => {
+    await other.reload();
+    await other.getByTestId("link").getByText("Reconnecting").waitFor();
+    const job = await stage.server.train("third");
+    await other.locator(`[data-job="${job}"]`).waitFor();
+  });
+  await other.context().close();
+});
+
 test("an interrupted stream says so until the next frame, and nothing is lost or doubled", async () => {
   await page.getByTestId("chart").waitFor();
   const before = Number(await page.getByTestId("events").getAttribute("data-count"));
@@ -125,6 +137,18 @@ test("an interrupted stream says so until the next frame, and nothing is lost or
     await until("the new event, once", async () => Number(await tab.getByTestId("events").getAttribute("data-count")) === before + 1);
     assert.equal(await tab.getByTestId("chart").getAttribute("data-points"), "2");
   }
+  await other.context().close();
+});
+
+test("a job that cannot be read at first is read again", async () => {
+  const job = page.url().split("/").at(-1);
+  const other = await stage.page("#/");
+  let refused = 0;
+  await other.route(`**/api/jobs/${job}?events=500`, (route) => (refused++ < 2 ? route.fulfill({ status: 502, json: { error: "the control plane is away" } }) : route.continue()));
+  await other.goto(`${stage.server.url}/#/jobs/${job}`);
+  await other.getByRole("heading", { name: "holding" }).waitFor();
+  await other.getByText("Event stream interrupted.").waitFor({ state: "detached" });
+  assert.ok(refused > 2);
   await other.context().close();
 });
 

@@ -150,7 +150,7 @@ function marksOf(picture: Picture, axis: XAxis): Mark[] {
   };
   const marks = (steps: number[], kind: Mark["kind"]) =>
     steps.flatMap((step) => { const at = place(step); return at === undefined ? [] : [{ at, step, kind }]; });
-  return [...marks(picture.checkpoints, "checkpoint"), ...marks(picture.resumed, "restart")];
+  return [...marks([...picture.earlierCheckpoints, ...picture.checkpoints], "checkpoint"), ...marks(picture.resumed, "restart")];
 }
 
 function summary({ loss, evalLoss, checkpoints, count }: Picture): string {

@@ -25,6 +25,8 @@ export interface Picture {
   evalLoss: Points;
   /** Steps at which the job was saved. */
   checkpoints: number[];
+  /** Steps at which the jobs that it goes on from were saved. */
+  earlierCheckpoints: number[];
   /** Steps at which one job went on from another's checkpoint. */
   resumed: number[];
   /** All points so far, of this job. */
@@ -267,6 +269,7 @@ export class LossSeries {
         loss,
         evalLoss,
         checkpoints: [...this.checkpoints].sort((a, b) => a - b),
+        earlierCheckpoints: this.earlier.flatMap(({ answer, upto }) => answer?.checkpoints.filter((step) => step < upto) ?? []),
         resumed: this.earlier.map(({ upto }) => upto),
         count,
         start: this.start,
