@@ -31,7 +31,7 @@ const newestRun = async () => (await stage.server.runs())[0];
 test("the trainer is found, and nothing is asked of another origin", async () => {
   await page.getByRole("button", { name: "Run training: adder" }).waitFor();
   await page.getByText("No run yet").waitFor();
-  await page.getByText("Nothing was saved yet").waitFor();
+  await page.getByText("No save since this page was opened").waitFor();
   await page.getByTestId("link").getByText("Live").waitFor();
   const origins = await page.evaluate(() => performance.getEntriesByType("resource").map((entry) => new URL(entry.name).origin));
   assert.deepEqual([...new Set(origins)], [new URL(stage.server.url).origin]);

@@ -12,6 +12,8 @@ import { shot, Stage } from "./stage.mjs";
 const POINTS = 1_000_000;
 const JOBS = 10_000;
 const RATE = 200;
+/** The step of the sample that sticks out. */
+const SPIKE = 777_778;
 
 /** @type {Stage} */
 let stage;
@@ -26,13 +28,20 @@ before(async () => {
   const job = await stage.server.train("seed");
   await until("its end", async () => (await stage.server.ask("GET", `/api/jobs/${job}`)).job.status === "completed");
   const { port } = stage.server;
-  await stage.server.stop();
+  await stage.stop();
   const database = find(stage.project.dir, "control-plane.db");
   large = execFileSync(built("examples/many_points"), [database, String(POINTS), String(JOBS)], { encoding: "utf8" }).trim();
   await stage.restart(port);
 });
 
 after(() => stage?.strike());
+
+/** @param {import("playwright-core").Page} page @returns {Promise<[number, number]>} */
+async function middle(page) {
+  const box = await page.locator(".u-over").boundingBox();
+  assert.ok(box);
+  return [box.x + box.width / 2, box.y + 60];
+}
 
 /** @param {string} dir @param {string} name @returns {string} */
 function find(dir, name) {
@@ -68,6 +77,64 @@ test("a job of a million points is painted soon, and exactly a little later", as
   await page.context().close();
 });
 
+test("a zoom asks for the points of its range, keeps the sample that sticks out, and a double click ends it", async () => {
+  const page = await stage.page(`#/jobs/${large}`);
+  const chart = page.getByTestId("chart");
+  const highest = async () => Number(await chart.getAttribute("data-highest"));
+  await until("the sample that sticks out", async () => (await highest()) === 9);
+  /** Steps that the newest request for points was about. @type {{ from: number, to: number } | null} */
+  let asked = null;
+  page.on("request", (request) => {
+    const { pathname, searchParams } = new URL(request.url());
+    if (!pathname.endsWith("/series")) return;
+    const [from, to] = [searchParams.get("from"), searchParams.get("to")];
+    asked = from === null || to === null ? null : { from: Number(from), to: Number(to) };
+  });
+  /** Drags over this part of the chart; the steps that were asked for. @param {number} from @param {number} to */
+  const drag = async (from, to) => {
+    const box = await page.locator(".u-over").boundingBox();
+    assert.ok(box);
+    asked = null;
+    await page.mouse.move(box.x + box.width * from, box.y + 60);
+    await page.mouse.down();
+    await page.mouse.move(box.x + box.width * to, box.y + 60, { steps: 5 });
+    await page.mouse.up();
+    await until("a request for the range", async () => asked);
+    return /** @type {{ from: number, to: number }} */ (/** @type {unknown} */ (asked));
+  };
+  /** Whether the points that are drawn are those from `from` to `to`, on whatever axis. */
+  const shows = async (/** @type {number} */ from, /** @type {number} */ to) => {
+    const [first, last] = ((await chart.getAttribute("data-range")) ?? "").split(",").map(Number);
+    const near = (/** @type {number | undefined} */ one, /** @type {number} */ other) => Math.abs((one ?? NaN) - other) <= Math.max(1, (to - from) / 20);
+    return near(first, from) && near(last, to);
+  };
+  const around = await drag(0.7, 0.85);
+  assert.ok(around.from > 650_000 && around.from < SPIKE && around.to > SPIKE && around.to < 900_000, JSON.stringify(around));
+  await until("finer points", () => shows(around.from, around.to));
+  assert.equal(await highest(), 9);
+  await shot(page, "job-million-zoomed");
+  await chart.focus();
+  for (let press = 0; press < 7; press++) await page.keyboard.press("+");
+  await until("every point of a small range", async () => {
+    const width = asked ? asked.to - asked.from : Infinity;
+    return asked && width < 2400 && (await shows(asked.from, asked.to)) && Number(await chart.getAttribute("data-points")) > width;
+  });
+  await page.mouse.dblclick(...(await middle(page)));
+  await until("the whole", async () => (await chart.getAttribute("data-zoom")) === "" && (await shows(1, POINTS)));
+  assert.equal(await highest(), 9);
+  const quiet = await drag(0.1, 0.3);
+  assert.ok(quiet.to < SPIKE);
+  await until("only the range", () => shows(quiet.from, quiet.to));
+  assert.ok((await highest()) < 2);
+  await page.locator(".segments").getByText("Relative time", { exact: true }).click();
+  await until("the whole time", () => shows(0, POINTS / 10));
+  await drag(0.5, 0.6);
+  const [from = NaN, to = NaN] = ((await chart.getAttribute("data-zoom")) ?? "").split(",").map(Number);
+  assert.ok(from > 40_000 && to < 70_000, `zoomed to ${from} to ${to} seconds`);
+  await until("the same seconds of it", () => shows(from, to));
+  await page.context().close();
+});
+
 test("ten thousand jobs scroll, and are searched as one types", async () => {
   const page = await stage.page("#/jobs");
   await page.getByText(`${(JOBS + 1).toLocaleString("en-US")} of`).waitFor();
@@ -91,6 +158,28 @@ test("ten thousand jobs scroll, and are searched as one types", async () => {
   await page.locator('[data-job="filler-9999"]').waitFor();
   await shot(page, "jobs-many");
   await page.context().close();
+});
+
+test("a zoom stays where it is while points come by the hundred", async () => {
+  const job = await stage.server.train("busy");
+  const page = await stage.page(`#/jobs/${job}`);
+  const chart = page.getByTestId("chart");
+  await until("a thousand points", async () => Number(await chart.getAttribute("data-points")) > 1000);
+  const [x, y] = await middle(page);
+  await page.mouse.move(x - 200, y);
+  await page.mouse.down();
+  await page.mouse.move(x + 100, y, { steps: 5 });
+  await page.mouse.up();
+  const zoom = String(await until("a zoom", () => chart.getAttribute("data-zoom")));
+  const said = async () => Number(/of ([\d,]+) points/.exec((await chart.getAttribute("aria-label")) ?? "")?.[1]?.replaceAll(",", ""));
+  const before = await said();
+  await until("5000 more points", async () => (await said()) > before + 5000);
+  assert.equal(await chart.getAttribute("data-zoom"), zoom);
+  await page.mouse.dblclick(x, y);
+  await until("the whole", async () => Number((await chart.getAttribute("data-range"))?.split(",")[1]) > before + 5000);
+  assert.equal(await chart.getAttribute("data-zoom"), "");
+  await page.context().close();
+  await stage.server.ask("POST", `/api/jobs/${job}/cancel`);
 });
 
 test("two hundred events a second leave the page responsive and its memory flat", async () => {

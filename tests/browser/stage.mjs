@@ -14,8 +14,10 @@ const FLAGS = [
   "--disable-component-update", "--disable-sync", "--js-flags=--expose-gc",
 ];
 const AXE = readFileSync(resolve(import.meta.dirname, "node_modules/axe-core/axe.min.js"), "utf8");
-/** What a browser says of a server that is away, and of answers that are a "no". */
-const EXPECTED = /ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|ERR_SOCKET_NOT_CONNECTED|ERR_FAILED|4\d\d \(|5\d\d \(/;
+/** What a browser says of an answer that is a "no": the page shows those, and tests look at that. */
+const REFUSED = /^Failed to load resource: the server responded with a status of [45]\d\d/;
+/** What a browser says of a connection that was not made or broke. */
+const BROKEN = /\bnet::ERR_[A-Z_]+/;
 
 export class Stage {
   /** @param {(project: Project) => void} [prepare] */
@@ -35,6 +37,18 @@ export class Stage {
     this.browser = browser;
     /** @type {string[]} */
     this.complaints = [];
+    /** Whether a test has announced that the server cannot be reached. */
+    this.isAway = false;
+    /** @type {WeakSet<import("playwright-core").Page>} */
+    this.cutOff = new WeakSet();
+  }
+
+  /** @param {import("playwright-core").Page} page @param {import("playwright-core").ConsoleMessage} message */
+  hear(page, message) {
+    const text = message.text();
+    if (message.type() !== "error" || REFUSED.test(text)) return;
+    if (BROKEN.test(text) && (this.isAway || this.cutOff.has(page))) return;
+    this.complaints.push(`${text} (${message.location().url})`);
   }
 
   /** @param {string} hash @param {import("playwright-core").BrowserContextOptions} [options] */
@@ -43,16 +57,38 @@ export class Stage {
     const page = await context.newPage();
     page.setDefaultTimeout(LIMIT_MS);
     page.on("pageerror", (error) => this.complaints.push(`${error}`));
-    page.on("console", (message) => {
-      if (message.type() === "error" && !EXPECTED.test(message.text())) this.complaints.push(message.text());
-    });
+    page.on("console", (message) => this.hear(page, message));
     await page.goto(`${this.server.url}/${hash}`);
     return page;
   }
 
-  /** Kills the server, and starts another one in its place. @param {number} port */
+  /** Kills the server as a power cut does. Until `restart`, and until every page is live again, connections may break. */
+  async kill() {
+    this.isAway = true;
+    await this.server.kill();
+  }
+
+  /** Stops the server and its runs. */
+  async stop() {
+    this.isAway = true;
+    await this.server.stop();
+  }
+
+  /** Starts another server in place of the one that was killed or stopped. @param {number} port */
   async restart(port) {
     this.server = await Server.start(this.project, port);
+    await Promise.all(this.browser.contexts().flatMap((context) => context.pages()).map(live));
+    this.isAway = false;
+  }
+
+  /** While `act` runs, `page` has no event stream. @param {import("playwright-core").Page} page @param {() => Promise<void>} act */
+  async withoutEvents(page, act) {
+    this.cutOff.add(page);
+    await page.route(EVENTS, (route) => route.abort());
+    await act();
+    await page.unroute(EVENTS);
+    await live(page);
+    this.cutOff.delete(page);
   }
 
   async strike() {
@@ -64,6 +100,10 @@ export class Stage {
     assert.deepEqual(this.complaints, [], "the page complained");
   }
 }
+
+const EVENTS = "**/api/events**";
+/** @param {import("playwright-core").Page} page */
+const live = (page) => page.getByTestId("link").getByText("Live").waitFor();
 
 /** @param {import("playwright-core").Page} page @param {string} name */
 export const shot = (page, name) => page.screenshot({ path: join(OUT, `${name}.png`), fullPage: true });

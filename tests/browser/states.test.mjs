@@ -108,24 +108,47 @@ test("jobs are found by name and id, one status at a time, and live", async () =
   await page.getByRole("heading", { name: "holding" }).waitFor();
 });
 
+test("without a stream the list of jobs is read again and again", async () => {
+  const other = await stage.page("#/jobs");
+  await other.locator("[data-job]").first().waitFor();
+  await stage.withoutEvents(other, async () => {
+    await other.reload();
+    await other.getByTestId("link").getByText("Reconnecting").waitFor();
+    const job = await stage.server.train("third");
+    await other.locator(`[data-job="${job}"]`).waitFor();
+  });
+  await other.context().close();
+});
+
 test("an interrupted stream says so until the next frame, and nothing is lost or doubled", async () => {
   await page.getByTestId("chart").waitFor();
   const before = Number(await page.getByTestId("events").getAttribute("data-count"));
   const job = page.url().split("/").at(-1);
   const other = await stage.page("#/");
-  await other.route("**/api/events**", (route) => route.abort());
-  await other.goto(`${stage.server.url}/#/jobs/${job}`);
-  await other.getByText("Event stream interrupted.").waitFor();
-  await other.getByTestId("link").getByText("Reconnecting").waitFor();
-  await shot(other, "job-interrupted");
-  await other.unroute("**/api/events**");
-  await other.getByTestId("link").getByText("Live").waitFor();
+  await stage.withoutEvents(other, async () => {
+    await other.goto(`${stage.server.url}/#/jobs/${job}`);
+    await other.getByText("Event stream interrupted.").waitFor();
+    await other.getByTestId("link").getByText("Reconnecting").waitFor();
+    await shot(other, "job-interrupted");
+  });
   open("holding");
   await other.getByText("Event stream interrupted.").waitFor({ state: "detached" });
   for (const tab of [page, other]) {
     await until("the new event, once", async () => Number(await tab.getByTestId("events").getAttribute("data-count")) === before + 1);
     assert.equal(await tab.getByTestId("chart").getAttribute("data-points"), "2");
   }
+  await other.context().close();
+});
+
+test("a job that cannot be read at first is read again", async () => {
+  const job = page.url().split("/").at(-1);
+  const other = await stage.page("#/");
+  let refused = 0;
+  await other.route(`**/api/jobs/${job}?events=500`, (route) => (refused++ < 2 ? route.fulfill({ status: 502, json: { error: "the control plane is away" } }) : route.continue()));
+  await other.goto(`${stage.server.url}/#/jobs/${job}`);
+  await other.getByRole("heading", { name: "holding" }).waitFor();
+  await other.getByText("Event stream interrupted.").waitFor({ state: "detached" });
+  assert.ok(refused > 2);
   await other.context().close();
 });
 
@@ -173,7 +196,7 @@ test("the server is killed and comes back with another token: the page goes on",
   await page.goto(`${stage.server.url}/#/`);
   await page.locator(".run-card").first().waitFor();
   const { port, token } = stage.server;
-  await stage.server.kill();
+  await stage.kill();
   await page.getByTestId("link").getByText("Reconnecting").waitFor();
   await page.getByText("The server is away.").waitFor();
   await isAccessible(page, "a page without its server");

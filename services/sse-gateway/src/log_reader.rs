@@ -1,4 +1,4 @@
-//! A run's log, read page by page.
+//! The log of a run or of a terminal session, read page by page.
 //!
 //! A reader asks for the next page when it has passed on the one before, so nothing is queued for a slow client.
 //! A registry that is away for a while is asked again.
@@ -8,7 +8,8 @@ use std::time::Duration;
 use peer::{AskError, Peer};
 use tokio::time::Instant;
 use wire::run::{LogPage, ReadLog};
-use wire::{RunId, TraceContext};
+use wire::terminal::ReadTerminal;
+use wire::{RunId, TerminalId, TraceContext, Wire};
 
 use crate::edge::BUDGET;
 use crate::failure::Failure;
@@ -18,10 +19,34 @@ const WAIT: Duration = Duration::from_secs(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// One reader's place in a run's log.
-pub(crate) struct LogReader {
-    peer: Peer<ReadLog>,
-    run: RunId,
+/// A request for a page of a log.
+pub(crate) trait Pages: Wire<Reply = LogPage> {
+    /// Names what has the log.
+    type Id: Clone;
+
+    fn page(of: Self::Id, after: u64, hint: Option<u64>, max_bytes: u32, wait_ms: u32) -> Self;
+}
+
+impl Pages for ReadLog {
+    type Id = RunId;
+
+    fn page(run: RunId, after: u64, hint: Option<u64>, max_bytes: u32, wait_ms: u32) -> Self {
+        Self { run, after, hint, max_bytes, wait_ms }
+    }
+}
+
+impl Pages for ReadTerminal {
+    type Id = TerminalId;
+
+    fn page(terminal: TerminalId, after: u64, hint: Option<u64>, max_bytes: u32, wait_ms: u32) -> Self {
+        Self { terminal, after, hint, max_bytes, wait_ms }
+    }
+}
+
+/// One reader's place in a log.
+pub(crate) struct LogReader<M: Pages> {
+    peer: Peer<M>,
+    of: M::Id,
     after: u64,
     hint: Option<u64>,
     page_bytes: u32,
@@ -29,22 +54,19 @@ pub(crate) struct LogReader {
     ended: bool,
 }
 
-impl LogReader {
-    /// Reads `run`'s log behind record `after`, about `page_bytes` at a time; bears with a registry that is away
+impl<M: Pages> LogReader<M>
+where
+    AskError<M::Refusal>: Into<Failure>,
+{
+    /// Reads the log of `of` behind record `after`, about `page_bytes` at a time; bears with a registry that is away
     /// for as long as `patience`.
-    pub(crate) fn new(
-        peer: Peer<ReadLog>,
-        run: RunId,
-        after: u64,
-        page_bytes: u32,
-        patience: Duration,
-    ) -> Self {
-        Self { peer, run, after, hint: None, page_bytes, patience, ended: false }
+    pub(crate) fn new(peer: Peer<M>, of: M::Id, after: u64, page_bytes: u32, patience: Duration) -> Self {
+        Self { peer, of, after, hint: None, page_bytes, patience, ended: false }
     }
 
     /// What is there already, at most a page of it; asks once.
     pub(crate) async fn first(&mut self) -> Result<LogPage, Failure> {
-        let page = self.ask(Duration::ZERO).await?;
+        let page = self.ask(Duration::ZERO).await.map_err(Into::into)?;
         self.note(&page);
         Ok(page)
     }
@@ -77,14 +99,9 @@ impl LogReader {
         Ok(None)
     }
 
-    async fn ask(&self, wait: Duration) -> Result<LogPage, AskError<wire::run::RunRefusal>> {
-        let message = ReadLog {
-            run: self.run.clone(),
-            after: self.after,
-            hint: self.hint,
-            max_bytes: self.page_bytes,
-            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
-        };
+    async fn ask(&self, wait: Duration) -> Result<LogPage, AskError<M::Refusal>> {
+        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        let message = M::page(self.of.clone(), self.after, self.hint, self.page_bytes, wait_ms);
         self.peer.ask_within(message, TraceContext::default(), wait + BUDGET).await
     }
 

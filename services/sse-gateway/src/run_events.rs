@@ -15,7 +15,7 @@ use actix_web_lab::sse::{self, Sse};
 use futures_util::{Stream, StreamExt as _, stream};
 use serde_json::{Value, json};
 use wire::log::{Record, Step};
-use wire::run::{GetRun, LogPage};
+use wire::run::{GetRun, LogPage, ReadLog};
 
 use crate::dev_events::{LAST_EVENT_ID, RETRY, event_stream};
 use crate::edge::{Edge, Ticket};
@@ -53,7 +53,7 @@ pub(crate) async fn open(
 
 /// One client's place in a run's log.
 struct Client {
-    reader: LogReader,
+    reader: LogReader<ReadLog>,
     run: GetRun,
     /// The newest record taken.
     last: u64,

@@ -7,33 +7,25 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::time::Duration;
 
 use actix_web::web::{Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use actix_web_lab::sse::{self, Sse};
 use futures_util::{Stream, StreamExt as _, stream};
-use peer::AskError;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 use wire::log::{Record, Step};
 use wire::run::LogPage;
-use wire::terminal::{GetTerminal, ReadTerminal, TerminalRefusal};
-use wire::{TerminalId, TraceContext};
+use wire::terminal::{GetTerminal, ReadTerminal};
 
 use crate::dev_events::{LAST_EVENT_ID, RETRY, event_stream};
-use crate::edge::{BUDGET, Edge, Ticket};
+use crate::edge::{Edge, Ticket};
 use crate::failure::Failure;
+use crate::log_reader::LogReader;
 use crate::metrics::Kind;
 use crate::terminals::terminal_id;
 
 const PAGE_BYTES: u32 = 64 * 1024;
-/// How long one request waits for the log to grow.
-const WAIT: Duration = Duration::from_secs(20);
-/// Between two tries while the registry is away.
-const PAUSE: Duration = Duration::from_millis(250);
-
 #[derive(Debug, Deserialize)]
 pub(crate) struct From {
     #[serde(default)]
@@ -52,12 +44,14 @@ pub(crate) async fn open(
     let ticket = edge.open_stream(Kind::Terminal)?;
     let last = request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse().ok());
     let after = last.unwrap_or(from.after);
-    let mut client =
-        Client { terminal, after, hint: None, ended: false, over: false, ready: VecDeque::new(), ticket };
-    let page = client.ask(Duration::ZERO).await?;
+    let read = edge.peers.terminals.read.clone();
+    let mut reader = LogReader::new(read, terminal.clone(), after, PAGE_BYTES, edge.limits.patience);
+    let page = reader.first().await?;
     if page.ended && page.records.is_empty() && after > 0 {
         return Ok(HttpResponse::NoContent().finish());
     }
+    let terminal = GetTerminal { terminal };
+    let mut client = Client { reader, terminal, last: after, ready: VecDeque::new(), over: false, ticket };
     client.take(page);
     let events = follow(client).take_until(edge.lifecycle.closing());
     let body = Sse::from_stream(events).with_retry_duration(RETRY).with_keep_alive(edge.limits.heartbeat);
@@ -66,43 +60,26 @@ pub(crate) async fn open(
 
 /// One client's place in a session's log.
 struct Client {
-    terminal: TerminalId,
+    reader: LogReader<ReadTerminal>,
+    terminal: GetTerminal,
     /// The newest record taken.
-    after: u64,
-    hint: Option<u64>,
-    /// Nothing more will come from the log.
-    ended: bool,
+    last: u64,
+    ready: VecDeque<Record>,
     /// The end was said.
     over: bool,
-    ready: VecDeque<Record>,
     ticket: Ticket,
 }
 
 impl Client {
-    async fn ask(&self, wait: Duration) -> Result<LogPage, AskError<TerminalRefusal>> {
-        let message = ReadTerminal {
-            terminal: self.terminal.clone(),
-            after: self.after,
-            hint: self.hint,
-            max_bytes: PAGE_BYTES,
-            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
-        };
-        let peer = &self.ticket.edge.peers.terminals.read;
-        peer.ask_within(message, TraceContext::default(), wait + BUDGET).await
-    }
-
     fn take(&mut self, page: LogPage) {
-        self.hint = Some(page.hint);
-        self.ended = page.ended;
         self.ready.extend(page.records);
         if let Some(newest) = self.ready.back() {
-            self.after = newest.seq;
+            self.last = newest.seq;
             self.over = matches!(newest.step, Step::Exit { .. });
         }
     }
 
     async fn next(&mut self) -> Option<sse::Event> {
-        let mut give_up = None;
         loop {
             if let Some(record) = self.ready.pop_front() {
                 self.ticket.sent();
@@ -111,24 +88,16 @@ impl Client {
             if self.over {
                 return None;
             }
-            if self.ended {
-                self.over = true;
-                return Some(self.unseen_end().await);
-            }
-            match self.ask(WAIT).await {
-                Ok(page) => {
-                    self.take(page);
-                    give_up = None;
+            match self.reader.next().await {
+                Ok(Some(page)) => self.take(page),
+                Ok(None) => {
+                    self.over = true;
+                    return Some(self.unseen_end().await);
                 }
-                Err(AskError::Refused(_)) => return None,
                 Err(error) => {
-                    let patience = self.ticket.edge.limits.patience;
-                    if Instant::now() >= *give_up.get_or_insert_with(|| Instant::now() + patience) {
-                        // The client comes back by itself and goes on behind what it has.
-                        tracing::warn!(terminal = %self.terminal, %error, "a terminal's log cannot be read");
-                        return None;
-                    }
-                    tokio::time::sleep(PAUSE).await;
+                    // The client comes back by itself and goes on behind what it has.
+                    tracing::warn!(terminal = %self.terminal.terminal, %error, "a terminal's log cannot be read");
+                    return None;
                 }
             }
         }
@@ -136,13 +105,17 @@ impl Client {
 
     /// The log has no last record: the host went away before its shell.
     async fn unseen_end(&self) -> sse::Event {
-        let message = GetTerminal { terminal: self.terminal.clone() };
-        let terminal = self.ticket.edge.peers.terminals.get.ask(message).await.ok();
-        let reason = terminal.and_then(|terminal| terminal.reason);
-        let reason = reason.unwrap_or_else(|| "nobody saw this terminal's end".to_owned());
-        let data = json!({"type": "exit", "code": null, "exitCode": null, "reason": reason});
-        sse::Event::Data(sse::Data::new(data.to_string()).id(self.after.to_string()).event("exit"))
+        let data = unseen_end(&self.ticket.edge, &self.terminal).await;
+        sse::Event::Data(sse::Data::new(data).id(self.last.to_string()).event("exit"))
     }
+}
+
+/// The data of the `exit` that stands for an end that nobody saw.
+pub(crate) async fn unseen_end(edge: &Edge, terminal: &GetTerminal) -> String {
+    let terminal = edge.peers.terminals.get.ask(terminal.clone()).await.ok();
+    let reason = terminal.and_then(|terminal| terminal.reason);
+    let reason = reason.unwrap_or_else(|| "nobody saw this terminal's end".to_owned());
+    json!({"type": "exit", "code": null, "exitCode": null, "reason": reason}).to_string()
 }
 
 impl Drop for Client {
@@ -161,17 +134,27 @@ fn follow(client: Client) -> impl Stream<Item = Result<sse::Event, Infallible>> 
 }
 
 fn event(record: &Record) -> sse::Event {
+    let data = sse::Data::new(data(record));
+    sse::Event::Data(data.id(record.seq.to_string()).event(name(&record.step)))
+}
+
+/// The data of `record`'s event.
+pub(crate) fn data(record: &Record) -> String {
     let mut data = serde_json::to_value(record).expect("a wire type is always JSON");
-    let name = match record.step {
+    if let Step::Exit { code, .. } = record.step {
+        data["exitCode"] = Value::from(code);
+    }
+    data.to_string()
+}
+
+/// The name of the event that `step` makes.
+pub(crate) const fn name(step: &Step) -> &'static str {
+    match step {
         Step::Output { .. } => "output",
         Step::Input { .. } => "input",
         Step::Completed { .. } => "completed",
         Step::Resized { .. } => "resized",
-        Step::Exit { code, .. } => {
-            data["exitCode"] = Value::from(code);
-            "exit"
-        }
+        Step::Exit { .. } => "exit",
         _ => "status",
-    };
-    sse::Event::Data(sse::Data::new(data.to_string()).id(record.seq.to_string()).event(name))
+    }
 }

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 use wire::log::{Record, Step};
 use wire::profile::{PID_HEADERS, RUN_HEADER};
-use wire::run::{GetRun, Owner, StartRun};
+use wire::run::{GetRun, Owner, ReadLog, StartRun};
 use wire::{Run, TraceContext};
 
 use crate::body;
@@ -132,7 +132,7 @@ impl Drop for Leash {
 
 struct Training {
     edge: Arc<Edge>,
-    reader: LogReader,
+    reader: LogReader<ReadLog>,
     leash: Leash,
 }
 

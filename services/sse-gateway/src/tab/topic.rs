@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use wire::RunId;
+use wire::{RunId, TerminalId};
 
 use super::cursor::decode;
 
@@ -13,6 +13,7 @@ pub(crate) enum Topic {
     Job(String),
     Jobs,
     Usage(RunId),
+    Terminal(TerminalId),
 }
 
 const LONGEST_JOB: usize = 200;
@@ -26,6 +27,9 @@ impl Topic {
             None if text == "jobs" => Some(Self::Jobs),
             Some(("run", id)) => run(id).map(Self::Run),
             Some(("usage", id)) => run(id).map(Self::Usage),
+            Some(("terminal", id)) => {
+                TerminalId::is_well_formed(id).then(|| Self::Terminal(TerminalId::from(id)))
+            }
             Some(("job", id)) => {
                 decode(id).filter(|id| !id.is_empty() && id.len() <= LONGEST_JOB).map(Self::Job)
             }
@@ -41,6 +45,7 @@ impl fmt::Display for Topic {
             Self::Jobs => f.write_str("jobs"),
             Self::Run(run) => write!(f, "run:{run}"),
             Self::Usage(run) => write!(f, "usage:{run}"),
+            Self::Terminal(terminal) => write!(f, "terminal:{terminal}"),
             Self::Job(id) => write!(f, "job:{id}"),
         }
     }

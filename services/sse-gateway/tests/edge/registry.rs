@@ -13,6 +13,7 @@ use wire::event::{ErrorFrame, ErrorKind, RunFrame};
 use wire::log::{Record, Step, Stream};
 use wire::message::Never;
 use wire::run::*;
+use wire::terminal::{GetTerminal, ReadTerminal, TerminalRefusal};
 use wire::{ContentHash, ControlPlane, DevEvent, Run, RunId};
 
 use crate::support::soon;
@@ -123,7 +124,7 @@ impl Registry {
             newest: self.newest_inbox.peer(),
             outstanding: Peer::fake(|_| Ok(vec![outstanding_cancel()])),
             events: self.events.feed(),
-            terminals: no_terminals(),
+            terminals: one_terminal(),
             control_plane,
             trouble,
         }
@@ -365,16 +366,31 @@ fn outstanding_cancel() -> OutstandingCancel {
     }
 }
 
-/// Peers that reach nobody.
-fn no_terminals() -> TerminalPeers {
+/// A terminal session whose log is two lines and no end.
+pub(crate) const TERMINAL: &str = "t1m7z722w3c12gb";
+
+/// Peers that reach nobody, but for the log of [`TERMINAL`].
+fn one_terminal() -> TerminalPeers {
+    let missing = |terminal| TerminalRefusal::NotFound { terminal };
     TerminalPeers {
         open: Inbox::new(1).peer(),
         list: Inbox::new(1).peer(),
-        get: Inbox::new(1).peer(),
+        get: Peer::fake(move |GetTerminal { terminal }| Err(missing(terminal))),
         close: Inbox::new(1).peer(),
         type_into: Inbox::new(1).peer(),
         resize: Inbox::new(1).peer(),
         run: Inbox::new(1).peer(),
-        read: Inbox::new(1).peer(),
+        read: Peer::fake(move |ReadTerminal { terminal, after, .. }| {
+            if terminal.as_str() != TERMINAL {
+                return Err(missing(terminal));
+            }
+            let line = |seq| {
+                let step =
+                    Step::Output { stream: Stream::Pty, text: Some(format!("line {seq}\r\n")), base64: None };
+                Record { seq, ts: wire::now(), step }
+            };
+            let records = (1..=2).filter(|seq| *seq > after).map(line).collect();
+            Ok(LogPage { records, hint: 0, ended: true })
+        }),
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use wire::RunStatus;
 
+use crate::registry::TERMINAL;
 use crate::support::*;
 use crate::upstream::setup;
 
@@ -108,6 +109,23 @@ async fn what_the_control_plane_does_not_have_is_missing_and_what_breaks_is_trie
 }
 
 #[actix_web::test]
+async fn a_terminal_is_followed_to_its_end_even_one_that_nobody_saw() {
+    let edge = edge();
+    let topic = format!("terminal:{TERMINAL}");
+    let all =
+        [("output", json!("1")), ("output", json!("2")), ("exit", Value::Null), ("topic.end", Value::Null)];
+    for (after, skipped) in [("", 0), ("~1", 1), ("~2", 3)] {
+        let cursor = if after.is_empty() { String::new() } else { format!("{topic}{after}") };
+        let mut tab = tab(&edge, &topic, &cursor).await;
+        for (event, id) in all.iter().skip(skipped) {
+            assert_eq!(told(&tab.next().await.unwrap()), (topic.clone(), (*event).to_owned(), id.clone()));
+        }
+    }
+    let mut tab = tab(&edge, &format!("terminal:{}", wire::TerminalId::fresh()), "").await;
+    assert_eq!(told(&tab.next().await.unwrap()).1, "topic.missing");
+}
+
+#[actix_web::test]
 async fn topics_are_checked_and_the_token_too() {
     let edge = edge();
     for odd in [
@@ -118,6 +136,7 @@ async fn topics_are_checked_and_the_token_too() {
         "topics=run:",
         "topics=run:../x",
         "topics=job:",
+        "topics=terminal:tnone",
         "topics=dev,x",
     ] {
         assert_eq!(edge.json(edge.get(&format!("/api/events?{odd}"))).await.0, 400, "{odd}");

@@ -5,7 +5,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { resolved, shade } from "../theme.ts";
 import { clock, figure, span, whole } from "../ui/format.ts";
 import type { Picture } from "../state/series.ts";
-import { startOf, tables, timeAt, type XAxis } from "./table.ts";
+import { tables, timeAt, type XAxis } from "./table.ts";
 
 export interface Zoom {
   min: number;
@@ -41,7 +41,7 @@ export function LossChart(props: Props) {
   const plot = useRef<uPlot | null>(null);
   const [hover, setHover] = useState<number | null>(null);
   const data = useMemo(() => {
-    const { loss, evalLoss } = tables(picture.loss, picture.evalLoss, axis, smoothing, log);
+    const { loss, evalLoss } = tables(picture.loss, picture.evalLoss, picture.start, axis, smoothing, log);
     return uPlot.join([loss as uPlot.AlignedData, evalLoss as uPlot.AlignedData]);
   }, [picture, axis, smoothing, log]);
   const marks = useMemo(() => marksOf(picture, axis), [picture, axis]);
@@ -83,16 +83,21 @@ export function LossChart(props: Props) {
   }, [smoothing, axis, log, look]);
 
   const keys = (event: KeyboardEvent) => {
-    const made = plot.current;
-    const scale = made?.scales["x"];
-    if (!made || scale?.min === undefined || scale.max === undefined || scale.min === null || scale.max === null) return;
-    const width = scale.max - scale.min;
+    const seen = plot.current?.scales["x"];
+    // Keys come faster than the chart is drawn: each goes on from the one before.
+    const { min, max } = now.current.zoom ?? seen ?? {};
+    if (min === undefined || max === undefined || min === null || max === null) return;
+    const width = max - min;
+    const to = (zoom: Zoom | null) => {
+      now.current.zoom = zoom;
+      onZoom(zoom);
+    };
     const acts: Record<string, () => void> = {
-      "+": () => onZoom({ min: scale.min! + width / 4, max: scale.max! - width / 4 }),
-      "-": () => onZoom({ min: scale.min! - width / 2, max: scale.max! + width / 2 }),
-      "ArrowLeft": () => onZoom({ min: scale.min! - width / 8, max: scale.max! - width / 8 }),
-      "ArrowRight": () => onZoom({ min: scale.min! + width / 8, max: scale.max! + width / 8 }),
-      "0": () => onZoom(null),
+      "+": () => to({ min: min + width / 4, max: max - width / 4 }),
+      "-": () => to({ min: min - width / 2, max: max + width / 2 }),
+      "ArrowLeft": () => to({ min: min - width / 8, max: max - width / 8 }),
+      "ArrowRight": () => to({ min: min + width / 8, max: max + width / 8 }),
+      "0": () => to(null),
     };
     const act = acts[event.key];
     if (!act) return;
@@ -114,6 +119,7 @@ export function LossChart(props: Props) {
         data-testid="chart"
         data-points={picture.loss.value.length + picture.evalLoss.value.length}
         data-highest={picture.loss.value.reduce((most, value) => Math.max(most, value), -Infinity)}
+        data-range={`${data[0][0] ?? ""},${data[0].at(-1) ?? ""}`}
         data-zoom={zoom ? `${zoom.min},${zoom.max}` : ""}
       />
     </div>
@@ -136,7 +142,7 @@ function apply(made: uPlot, zoom: Zoom | null) {
 
 function marksOf(picture: Picture, axis: XAxis): Mark[] {
   const points = picture.loss.value.length >= picture.evalLoss.value.length ? picture.loss : picture.evalLoss;
-  const start = startOf(picture.loss, picture.evalLoss);
+  const { start } = picture;
   const place = (step: number) => {
     if (axis === "step") return step;
     const time = timeAt(points, step);
@@ -144,7 +150,7 @@ function marksOf(picture: Picture, axis: XAxis): Mark[] {
   };
   const marks = (steps: number[], kind: Mark["kind"]) =>
     steps.flatMap((step) => { const at = place(step); return at === undefined ? [] : [{ at, step, kind }]; });
-  return [...marks(picture.checkpoints, "checkpoint"), ...marks(picture.resumed, "restart")];
+  return [...marks([...picture.earlierCheckpoints, ...picture.checkpoints], "checkpoint"), ...marks(picture.resumed, "restart")];
 }
 
 function summary({ loss, evalLoss, checkpoints, count }: Picture): string {
@@ -178,8 +184,7 @@ function Hover({ data, at, axis, smoothing, marks, picture }: { data: uPlot.Alig
   );
 }
 
-function stepAt({ loss, evalLoss }: Picture, x: number, axis: XAxis): number | undefined {
-  const start = startOf(loss, evalLoss);
+function stepAt({ loss, evalLoss, start }: Picture, x: number, axis: XAxis): number | undefined {
   const time = Math.round(axis === "relative" ? x * 1000 + start : x * 1000);
   for (const points of [loss, evalLoss]) {
     const place = points.time.findIndex((one) => Math.abs(one - time) < 1);
@@ -215,7 +220,7 @@ function options(
       {},
       { stroke: (self) => (self.root.classList.contains("smooth") ? colour.faint : colour.loss), width: 1.5, points: { show: (_self, _series, from, to) => to - from < FEW, size: 5, fill: colour.loss } },
       { stroke: colour.loss, width: 2, points: { show: false }, show: false },
-      { stroke: colour.tested, width: 1.5, dash: [6, 4], points: { show: true, size: 6, fill: colour.tested, stroke: colour.tested } },
+      { stroke: colour.tested, width: 1.5, dash: [6, 4], points: { show: (self, _series, from, to) => sparse(self, from, to), size: 6, fill: colour.tested, stroke: colour.tested } },
     ],
     cursor: {
       drag: { x: true, y: false, setScale: false },
@@ -233,6 +238,16 @@ function options(
       draw: [(self) => drawMarks(self, now.current.marks, colour)],
     },
   };
+}
+
+/** Closer than this, pixels, markers would hide the line that they stand on. */
+const MARKER_SPACE = 9;
+
+function sparse(self: uPlot, from: number, to: number): boolean {
+  const values = self.data[3] ?? [];
+  let count = 0;
+  for (let place = from; place <= to; place++) if (typeof values[place] === "number") count += 1;
+  return count * MARKER_SPACE <= self.bbox.width / devicePixelRatio;
 }
 
 /** More checkpoints than this in sight would be a wall. */

@@ -41,8 +41,7 @@ export interface Tables {
   evalLoss: [number[], (number | null)[]];
 }
 
-export function tables(loss: Points, evalLoss: Points, axis: XAxis, weight: number, log: boolean): Tables {
-  const start = startOf(loss, evalLoss);
+export function tables(loss: Points, evalLoss: Points, start: number, axis: XAxis, weight: number, log: boolean): Tables {
   const value = log ? positive : (values: number[]) => values;
   // The average is that of the values, not of their logarithms.
   return {

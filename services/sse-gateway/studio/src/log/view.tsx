@@ -24,6 +24,7 @@ export function LogView({ lines, version, name, empty }: Props) {
   const box = useRef<HTMLDivElement>(null);
   const field = useRef<HTMLInputElement>(null);
   const follow = useRef(true);
+  const top = useRef(0);
   const [following, setFollowing] = useState(true);
   const [place, setPlace] = useState({ top: 0, height: 400 });
   const [wanted, setWanted] = useState("");
@@ -58,7 +59,10 @@ export function LogView({ lines, version, name, empty }: Props) {
     const element = box.current;
     if (!element) return;
     const end = atEnd(element.scrollTop, element.clientHeight, element.scrollHeight, ROW);
-    if (end !== follow.current) stay(end);
+    // Only who scrolls up leaves the end: lines that came meanwhile, or a smaller window, move it away as well.
+    const up = element.scrollTop < top.current;
+    top.current = element.scrollTop;
+    if (end !== follow.current && (end || up)) stay(end);
     setPlace({ top: element.scrollTop, height: element.clientHeight });
   };
 

@@ -9,7 +9,7 @@ import { LossSeries, type Range } from "../state/series.ts";
 import type { JobFeed } from "../state/job-feed.ts";
 import { useJobFeed } from "../state/use.ts";
 import { LossChart, type Zoom } from "../chart/loss-chart.tsx";
-import { startOf, type XAxis } from "../chart/table.ts";
+import type { XAxis } from "../chart/table.ts";
 import { dateTime, figure, shortId, span, whole } from "../ui/format.ts";
 import { Banner, Button, CopyButton, Empty, Facts, JOB_TONES, Panel, Pill, saveFile, useNow } from "../ui/parts.tsx";
 import { EventLog } from "./event-log.tsx";
@@ -121,8 +121,7 @@ function Losses({ series, feed, id }: { series: LossSeries; feed: JobFeed; id: s
   const [advanced, setAdvanced] = useState(false);
   const picture = series.picture.value;
   useEffect(() => {
-    series.show(zoom && rangeOf(zoom, axis, picture ? startOf(picture.loss, picture.evalLoss) : 0));
-    // The start is what it was when the zoom was made.
+    series.show(zoom && rangeOf(zoom, axis, picture?.start ?? 0));
   }, [zoom]);
   useEffect(() => series.want(advanced), [advanced]);
   const download = async () => {

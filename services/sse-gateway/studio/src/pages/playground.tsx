@@ -138,7 +138,7 @@ function Model({ name, choice, onChoice, trained, question, asked, stopped, onBu
         </label>
       </div>
       <div class="answer-text" data-testid="answer" aria-live="polite" aria-busy={answer?.state === "asking"}>
-        {!answer && <p class="muted">The answer comes here.</p>}
+        {!answer && <p class="muted">{step === null && !models.hasFinal ? "This job has no model to ask yet." : "The answer comes here."}</p>}
         {answer && <pre class="wrap">{answer.text}{answer.state === "asking" && <span class="caret" aria-hidden="true" />}</pre>}
         {answer?.state === "failed" && <p class="bad" role="alert">{answer.error}</p>}
         {answer?.state === "stopped" && <p class="muted">Stopped.</p>}

@@ -70,6 +70,9 @@ function Head({ run }: { run: Run }) {
   );
 }
 
+/** How wide every run's terminal is: what moves its cursor was laid out for that. */
+const PTY_COLUMNS = 160;
+
 function Output({ run, log }: { run: Run; log: RunLog }) {
   const [wish, setWish] = useState<"terminal" | "log" | null>(null);
   const view = wish ?? (log.terminal.value ? "terminal" : "log");
@@ -83,7 +86,7 @@ function Output({ run, log }: { run: Run; log: RunLog }) {
     )}>
       {log.missing.value && <Banner tone="warn">{log.missing.value}</Banner>}
       {view === "terminal"
-        ? <LazyScreen key={run.id} feed={(to) => log.feed(to)} label={`Terminal of run ${shortId(run.id)}`} />
+        ? <LazyScreen key={run.id} feed={(to) => log.feed(to)} columns={PTY_COLUMNS} label={`Terminal of run ${shortId(run.id)}`} />
         : <LogView key={run.id} lines={log.lines} version={log.version} name={run.id} empty="Nothing was written yet" />}
     </Panel>
   );

@@ -98,7 +98,7 @@ function Session({ id, terminal }: { id: string; terminal: Terminal | undefined 
         </>
       }>
         {over && <Banner tone="idle">{session.ended.value}</Banner>}
-        {session.away.value && <Banner tone="warn">The server is away. The shell goes on without it.</Banner>}
+        {tab.link.value === "away" && <Banner tone="warn">The server is away. The shell goes on without it.</Banner>}
         {session.refused.value && <Banner tone="bad">What was typed did not get there: {session.refused.value}.</Banner>}
         <LazyScreen feed={(to) => session.feed(to)} label={`Terminal ${shortId(id)}`} onType={(text) => session.type(text)} onSize={(rows, columns) => void session.resize(rows, columns)} />
       </Panel>

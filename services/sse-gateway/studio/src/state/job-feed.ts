@@ -9,6 +9,9 @@ import type { Frame } from "../net/stream.ts";
 export const KEPT_EVENTS = 500;
 /** A page that shows the same job again a moment later goes on with what is there. */
 const LINGER = 2000;
+/** Between two tries to read a job. */
+const FIRST_PAUSE = 300;
+const LONGEST_PAUSE = 5000;
 
 export class JobFeed {
   readonly id: string;
@@ -48,19 +51,25 @@ export class JobFeed {
 
   private async begin() {
     let position: string | undefined;
-    try {
-      const answer = await ask<{ job: Job; events: JobEvent[] }>("GET", `/api/jobs/${encodeURIComponent(this.id)}?events=${KEPT_EVENTS}`);
-      this.job.value = answer.job;
-      for (const event of answer.events ?? []) this.take(event);
-      const last = answer.events?.at(-1)?.id;
-      if (last !== undefined) position = String(last);
-    } catch (error) {
-      if (error instanceof Refused && error.status === 404) {
-        this.missing.value = words(error);
-        return;
+    for (let pause = FIRST_PAUSE; !this.closed; pause = Math.min(pause * 2, LONGEST_PAUSE)) {
+      try {
+        const answer = await ask<{ job: Job; events: JobEvent[] }>("GET", `/api/jobs/${encodeURIComponent(this.id)}?events=${KEPT_EVENTS}`);
+        this.interrupted.value = null;
+        this.job.value = answer.job;
+        for (const event of answer.events ?? []) this.take(event);
+        const last = answer.events?.at(-1)?.id;
+        if (last !== undefined) position = String(last);
+        break;
+      } catch (error) {
+        if (error instanceof Refused && error.status === 404) {
+          this.missing.value = words(error);
+          return;
+        }
+        // A control plane that does not show one job still streams its events.
+        if (error instanceof Refused && error.status < 500 && error.status !== 429) break;
+        this.interrupted.value = words(error);
+        await new Promise((go) => setTimeout(go, pause));
       }
-      // A control plane that does not show one job still streams its events.
-      if (!(error instanceof Refused)) this.interrupted.value = words(error);
     }
     if (!this.closed) this.leave = tab.follow(`job:${this.id}`, (frame) => this.on(frame), position);
   }

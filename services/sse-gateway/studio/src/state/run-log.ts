@@ -5,9 +5,12 @@ import { LogLines } from "../log/lines.ts";
 import { tab } from "../net/tab.ts";
 import type { LogRecord } from "../net/types.ts";
 
+/** By the numbers that they have on Linux. */
+const SIGNALS: Record<number, string> = { 1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 9: "SIGKILL", 10: "SIGUSR1", 12: "SIGUSR2", 15: "SIGTERM" };
+
 const WORDS: Record<string, (record: LogRecord) => string> = {
   spawned: ({ pid }) => `started, process ${pid}`,
-  signal: ({ signal, why }) => `signal ${signal}: ${why}`,
+  signal: ({ signal, why }) => `${SIGNALS[Number(signal)] ?? `signal ${signal}`}: ${why}`,
   swap: ({ ok, reason, tookMs }) =>
     ok ? `callbacks swapped${typeof tookMs === "number" ? ` in ${Math.round(tookMs * 10) / 10} ms` : ""}` : `callbacks not swapped: ${reason}`,
   checkpoint: ({ step }) => `checkpoint at step ${step}`,

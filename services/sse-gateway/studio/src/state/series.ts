@@ -6,6 +6,7 @@
 
 import { batch, signal, type Signal } from "@preact/signals";
 import { append, bucketed, noPoints, pick, push, type Points } from "../chart/points.ts";
+import { startOf } from "../chart/table.ts";
 import { statistics, type Statistics } from "../chart/statistics.ts";
 import { ask, Refused, send, words } from "../net/ask.ts";
 import type { Job, JobEvent } from "../net/types.ts";
@@ -24,10 +25,14 @@ export interface Picture {
   evalLoss: Points;
   /** Steps at which the job was saved. */
   checkpoints: number[];
+  /** Steps at which the jobs that it goes on from were saved. */
+  earlierCheckpoints: number[];
   /** Steps at which one job went on from another's checkpoint. */
   resumed: number[];
   /** All points so far, of this job. */
   count: number;
+  /** When the first point of all was logged, whatever range is shown. Relative time counts from there. */
+  start: number;
   /** `false`: a sample, while a long job is being read. */
   exact: boolean;
 }
@@ -74,6 +79,7 @@ export class LossSeries {
   /** Everything, where the server picks nothing. */
   private all: { loss: Points; evalLoss: Points } | undefined;
   private range: Range | null = null;
+  private start = Infinity;
   private wantsFigures = false;
   private timer: ReturnType<typeof setTimeout> | undefined;
   private figuresAt = 0;
@@ -257,13 +263,16 @@ export class LossSeries {
       append(evalLoss, this.live.evalLoss);
       count = this.base.loss.count + this.base.evalLoss.count + this.live.ids.length;
     }
+    this.start = Math.min(this.start, startOf(loss, evalLoss));
     batch(() => {
       this.picture.value = {
         loss,
         evalLoss,
         checkpoints: [...this.checkpoints].sort((a, b) => a - b),
+        earlierCheckpoints: this.earlier.flatMap(({ answer, upto }) => answer?.checkpoints.filter((step) => step < upto) ?? []),
         resumed: this.earlier.map(({ upto }) => upto),
         count,
+        start: this.start,
         exact: this.all !== undefined || (this.base?.exact ?? true),
       };
       if (this.all && this.wantsFigures && Date.now() - this.figuresAt > 1000) {

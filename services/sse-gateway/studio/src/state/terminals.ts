@@ -2,7 +2,8 @@
 
 import { signal } from "@preact/signals";
 import { ask, Refused, refusal, send, words } from "../net/ask.ts";
-import { events } from "../net/sse.ts";
+import type { Frame } from "../net/stream.ts";
+import { tab } from "../net/tab.ts";
 import type { LogRecord, Terminal } from "../net/types.ts";
 
 export const terminals = signal<readonly Terminal[]>([]);
@@ -41,8 +42,6 @@ export interface Command {
   durationMs?: number;
 }
 
-const FIRST_PAUSE = 300;
-const LONGEST_PAUSE = 5000;
 const MOST_COMMANDS = 100;
 const MOST_PARTS = 20_000;
 
@@ -50,21 +49,20 @@ const MOST_PARTS = 20_000;
 export class TerminalSession {
   readonly id: string;
   readonly ended = signal<string | null>(null);
-  readonly away = signal(false);
   readonly commands = signal<readonly Command[]>([]);
   /** Why what was typed did not get there. */
   readonly refused = signal<string | null>(null);
   private readonly past: (string | Uint8Array)[] = [];
   private readonly readers = new Set<(bytes: string | Uint8Array) => void>();
-  private readonly abort = new AbortController();
-  private last = 0;
+  private leave = () => {};
+  private closed = false;
   private typed = "";
   private sending = false;
   private size = "";
 
   constructor(id: string) {
     this.id = id;
-    void this.follow();
+    void this.begin();
   }
 
   feed(to: (bytes: string | Uint8Array) => void): () => void {
@@ -106,29 +104,26 @@ export class TerminalSession {
     await ask("POST", `${path(this.id)}/resize`, { rows, columns }).catch(() => {});
   }
 
-  private async follow() {
-    let pause = FIRST_PAUSE;
-    while (!this.abort.signal.aborted && this.ended.value === null) {
-      try {
-        const headers = { accept: "text/event-stream", ...(this.last > 0 && { "last-event-id": String(this.last) }) };
-        const answer = await send(`${path(this.id)}/events`, { headers, signal: this.abort.signal });
-        if (answer.status === 204) { this.ended.value ??= "ended"; return; }
-        if (answer.status === 404) { this.ended.value = words(await refusal(answer)); return; }
-        if (!answer.ok || !answer.body) throw new Error();
-        pause = FIRST_PAUSE;
-        this.away.value = false;
-        for await (const { name, data } of events(answer.body)) this.take(name, JSON.parse(data) as LogRecord);
-      } catch { /* opened again below */ }
-      if (this.abort.signal.aborted || this.ended.value !== null) return;
-      this.away.value = true;
-      await new Promise((go) => setTimeout(go, pause));
-      pause = Math.min(pause * 2, LONGEST_PAUSE);
+  private async begin() {
+    try {
+      await ask("GET", path(this.id));
+    } catch (error) {
+      // What an address names may be no terminal at all: that would be no topic either.
+      if (error instanceof Refused && error.status === 404) {
+        this.ended.value = words(error);
+        return;
+      }
     }
+    if (!this.closed) this.leave = tab.follow(`terminal:${this.id}`, (frame) => this.on(frame));
+  }
+
+  private on({ event, data }: Frame) {
+    if (event === "topic.missing") this.ended.value ??= data?.error ?? "there is no such terminal";
+    else if (event === "topic.end") this.ended.value ??= "the shell ended";
+    else if (!event.startsWith("topic.")) this.take(event, data as LogRecord);
   }
 
   private take(name: string, record: LogRecord) {
-    if (record.seq !== undefined && record.seq <= this.last) return;
-    this.last = record.seq ?? this.last;
     if (name === "output") {
       const part = record.text ?? Uint8Array.from(atob(record.base64 ?? ""), (letter) => letter.charCodeAt(0));
       this.past.push(part);
@@ -148,6 +143,7 @@ export class TerminalSession {
   }
 
   close() {
-    this.abort.abort();
+    this.closed = true;
+    this.leave();
   }
 }

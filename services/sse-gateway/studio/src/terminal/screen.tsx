@@ -14,13 +14,13 @@ export interface ScreenProps {
   /** Takes what is typed; without it nothing can be. */
   onType?: (text: string) => void;
   onSize?: (rows: number, columns: number) => void;
-  /** The pty's own size, where the page does not set it. */
-  size?: { rows: number; columns: number };
+  /** The pty's own width, where the page does not set it. */
+  columns?: number;
 }
 
 const SCROLLBACK = 10_000;
 
-export function Screen({ feed, label, onType, onSize, size }: ScreenProps) {
+export function Screen({ feed, label, onType, onSize, columns }: ScreenProps) {
   const box = useRef<HTMLDivElement>(null);
   const made = useRef<Terminal | null>(null);
   const look = shade.value;
@@ -36,7 +36,7 @@ export function Screen({ feed, label, onType, onSize, size }: ScreenProps) {
       scrollback: SCROLLBACK,
       screenReaderMode: true,
       theme: colours(),
-      ...(size && { rows: size.rows, cols: size.columns }),
+      ...(columns !== undefined && { cols: columns }),
     });
     made.current = terminal;
     const fit = new FitAddon();
@@ -44,8 +44,8 @@ export function Screen({ feed, label, onType, onSize, size }: ScreenProps) {
     openWithin(terminal, element);
     terminal.textarea?.setAttribute("aria-label", label);
     const fill = () => {
-      if (size || element.clientWidth === 0) return;
-      fit.fit();
+      const fitting = element.clientWidth === 0 ? undefined : fit.proposeDimensions();
+      if (fitting) terminal.resize(columns ?? fitting.cols, fitting.rows);
     };
     const watch = new ResizeObserver(fill);
     watch.observe(element);
@@ -67,7 +67,7 @@ export function Screen({ feed, label, onType, onSize, size }: ScreenProps) {
   useEffect(() => {
     if (made.current) made.current.options.theme = colours();
   }, [look]);
-  return <div class="screen" ref={box} role="region" aria-label={label} data-testid="screen" />;
+  return <div class={columns === undefined ? "screen" : "screen wide"} ref={box} role="region" aria-label={label} data-testid="screen" data-columns={columns} />;
 }
 
 function colours() {

@@ -20,20 +20,28 @@ export function Changes({ changes }: { changes: readonly ConfigChange[] }) {
 export function ConfigRows({ rows }: { rows: readonly ConfigRow[] }) {
   return (
     <div class="scroll-x" tabIndex={0} role="region" aria-label="Changed config keys">
-      <table class="table">
-        <thead><tr><th>Key</th><th>Before</th><th>In checkpoint</th><th>Wanted</th><th>Effective</th></tr></thead>
+      <table class="table config-rows">
+        <thead><tr><th>Key</th><th>Before</th><th>Checkpoint</th><th>Effective</th></tr></thead>
         <tbody>
-          {rows.map(({ path, before, inCheckpoint, wanted, effective }) => (
-            <tr key={path}>
-              <th scope="row" class="mono">{path.replace(/^config\./, "")}</th>
-              <td class="mono">{brief(before)}</td>
-              <td class="mono">{inCheckpoint === null || inCheckpoint === undefined ? "–" : brief(inCheckpoint)}</td>
-              <td class="mono">{brief(wanted)}</td>
-              <td class="mono">{effective === null || effective === undefined ? "not told yet" : brief(effective)}</td>
+          {rows.map((row) => (
+            <tr key={row.path}>
+              <th scope="row" class="mono">{row.path.replace(/^config\./, "")}</th>
+              <td class="mono">{brief(row.before)}</td>
+              <td class="mono">{isAbsent(row.inCheckpoint) ? "–" : brief(row.inCheckpoint)}</td>
+              <td class="mono"><Effective row={row} /></td>
             </tr>
           ))}
         </tbody>
       </table>
     </div>
   );
+}
+
+const isAbsent = (value: unknown) => value === null || value === undefined;
+
+/** What is wanted is told as well where it is not, or not yet, what is used. */
+function Effective({ row: { wanted, effective } }: { row: ConfigRow }) {
+  if (isAbsent(effective)) return <><span class="muted">not told yet, wanted</span> {brief(wanted)}</>;
+  const obeyed = JSON.stringify(wanted) === JSON.stringify(effective);
+  return obeyed ? <b>{brief(effective)}</b> : <><b>{brief(effective)}</b> <span class="differs">wanted {brief(wanted)}</span></>;
 }
