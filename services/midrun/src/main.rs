@@ -8,6 +8,8 @@ mod control;
 mod credentials;
 mod dev;
 mod hold;
+#[cfg(test)]
+mod metrics_page;
 mod port_holder;
 mod project;
 mod sdk;
@@ -31,7 +33,9 @@ fn main() -> ExitCode {
         }
         Command::Dev(args) => {
             telemetry::start();
-            dev::command(&args, begun)
+            let code = dev::command(&args, begun);
+            telemetry::shutdown();
+            code
         }
         command => {
             telemetry::start();

@@ -13,6 +13,7 @@
 mod ask;
 mod feed;
 mod inbox;
+mod room;
 
 pub use ask::{AskError, Peer};
 pub use feed::{Delivery, Epoch, Feed, FeedWriter, Position, Reader, Start};

@@ -16,6 +16,7 @@ import { ControlChannel } from "./control-channel.ts";
 import { findTrainer, missingTrainer, type RunnableTrainer } from "./discovery.ts";
 import { drain } from "./drain.ts";
 import { limits } from "./environment.ts";
+import { watchFirst } from "./first-callback.ts";
 import { importArtifact } from "./import-artifact.ts";
 import { cancelJob, exitBy, STOP_SIGNALS, stopEarly, type StopSignal } from "./stop.ts";
 import { Swaps } from "./swap.ts";
@@ -77,6 +78,7 @@ class Runner {
       cancelling: (step) => this.#channel.send({ type: "earlyStop", phase: "cancelling", ...(step !== undefined && { step }) }),
     });
     this.#trainer = trainer;
+    this.#watchFirst(trainer);
     this.#swaps = new Swaps({ trainer, configHash: hash }, (message) => this.#channel.send(message));
     const name = typeof trainer.name === "string" ? trainer.name : null;
     this.#channel.send({
@@ -87,6 +89,15 @@ class Runner {
       canSwap: canSwap(trainer),
     });
     return trainer;
+  }
+
+  /** A run that was started because of a save stands in that save's trace with its first callback. */
+  #watchFirst(trainer: RunnableTrainer): void {
+    const traceparent = process.env["TRACEPARENT"];
+    const [inspect, replace] = [ability(trainer, "inspect"), ability(trainer, "replaceCallbacks")];
+    if (!traceparent || !this.#channel.present || !this.#ours || inspect === undefined) return;
+    const code = { contentHash: this.#contentHash, traceparent };
+    replace?.(watchFirst(inspect().callbacks ?? {}, code, (message) => this.#channel.send(message)));
   }
 
   /** Whether `createTrainer` made the trainer. */
