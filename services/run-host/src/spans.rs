@@ -79,15 +79,17 @@ impl Spans {
             Step::Swap { content_hash, ok: false, reason, .. } => {
                 self.end_swap(content_hash, Err(("skipped", reason.as_deref().unwrap_or_default())));
             }
-            Step::EarlyStop { phase: EarlyStopPhase::Done, step } => {
-                if let (Some(mut span), Some(step)) = (self.early_stop.take(), step) {
+            Step::EarlyStop { phase, step } => {
+                let Some(span) = &mut self.early_stop else { return };
+                if let Some(step) = step {
                     span.set("midrun.checkpoint.step", i64::try_from(*step).unwrap_or(i64::MAX));
                 }
-            }
-            Step::EarlyStop { phase: EarlyStopPhase::Failed, .. } => {
-                if let Some(mut span) = self.early_stop.take() {
-                    span.fail("cancel-failed", "the job could not be cancelled");
+                match phase {
+                    EarlyStopPhase::Waiting | EarlyStopPhase::Cancelling => return,
+                    EarlyStopPhase::Failed => span.fail("cancel-failed", "the job could not be cancelled"),
+                    EarlyStopPhase::Done => {}
                 }
+                self.early_stop = None;
             }
             _ => {}
         }

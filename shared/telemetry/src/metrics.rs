@@ -242,6 +242,7 @@ mod tests {
         let counted = Counted::new();
         counted.acks.add(["swap", "swapped"]);
         counted.runs.set(["running"], 2);
+        counted.restarts.add([]);
         let trace = TraceContext {
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
             tracestate: None,
@@ -251,6 +252,7 @@ mod tests {
         for line in [
             r#"midrun_acks_total{kind="swap",outcome="swapped"} 1"#,
             r#"midrun_runs{state="running"} 2"#,
+            "midrun_restarts_total 1",
             "# TYPE midrun_acks counter",
             "# EOF",
         ] {

@@ -171,7 +171,8 @@ async fn a_failed_build_is_a_failed_trace_that_ends_at_the_edge() {
     }
     assert_eq!(spans[0].text("error.type"), "build-failed");
     // What user code does when it is evaluated is another failure.
-    stage.project.write("callbacks.ts", "throw new Error('no luck');\nexport const callbacks = {};\n");
+    let throwing = format!("throw new Error('no luck');\n{}", Ticker::callbacks("v2"));
+    stage.project.write("callbacks.ts", &throwing);
     let frame = events.next_named("error").await;
     let inspect = collector.span(frame.text("traceId"), "inspect").await;
     assert_eq!((inspect.text("error.type"), inspect.failed), ("inspection-failed", true));

@@ -22,6 +22,8 @@ pub fn exposition(registrars: &[&Registrar], open_metrics: bool) -> String {
     for registrar in registrars {
         encode_registry(&mut text, registrar.registry()).expect("writing to a String cannot fail");
     }
+    // A series without labels is written with none between its braces.
+    let mut text = text.replace("{} ", " ");
     if open_metrics {
         encode_eof(&mut text).expect("writing to a String cannot fail");
         return text;
