@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use wire::build::WatchRefusal;
 use wire::{BuildEvent, BuildId, BuildOutcome, EntryPath, Failure, TraceContext};
 
+use crate::account;
 use crate::bundle::threads::Threads;
 use crate::change::{Change, Kind, seen_now};
 use crate::entry::{Cause, Entry, Held, Told};
@@ -222,7 +223,7 @@ impl Engine {
 
     fn publish(&mut self, path: &EntryPath) {
         let Some(entry) = self.entries.get_mut(path) else { return };
-        let Some(Held { built, mut bundle_ms }) = entry.take_held(seen_now()) else { return };
+        let Some(Held { built, began, mut bundle_ms }) = entry.take_held(seen_now()) else { return };
         let stored = Instant::now();
         let (outcome, told) = match built.code {
             Ok(code) => match &entry.told {
@@ -236,7 +237,7 @@ impl Engine {
         };
         bundle_ms += stored.elapsed().as_secs_f64() * 1e3;
         let cause = entry.done();
-        tell(&self.feed, entry, cause, (outcome, told), bundle_ms);
+        tell(&self.feed, entry, cause, (outcome, told), (began, bundle_ms));
         self.prune();
     }
 
@@ -287,7 +288,7 @@ impl Engine {
     fn say_trouble(&mut self, text: &str) {
         tracing::warn!("{text}");
         for entry in self.entries.values_mut().filter(|entry| entry.was_built) {
-            tell(&self.feed, entry, None, failed(Failure::plain(text)), 0.0);
+            tell(&self.feed, entry, None, failed(Failure::plain(text)), (SystemTime::now(), 0.0));
         }
     }
 
@@ -370,7 +371,7 @@ fn tell(
     entry: &mut Entry,
     cause: Option<Cause>,
     (outcome, told): (BuildOutcome, Told),
-    bundle_ms: f64,
+    (began, bundle_ms): (SystemTime, f64),
 ) {
     if let (Some(Told::Bad(known)), Told::Bad(new)) = (&entry.told, &told)
         && known == new
@@ -379,7 +380,7 @@ fn tell(
     }
     entry.told = Some(told);
     let cause = cause.unwrap_or_else(|| Cause { changed: Vec::new(), first: seen_now() });
-    feed.publish(BuildEvent {
+    let mut event = BuildEvent {
         build_id: BuildId::fresh(),
         entry: entry.path.clone(),
         changed: cause.changed,
@@ -387,5 +388,7 @@ fn tell(
         bundle_ms,
         trace: TraceContext::default(),
         outcome,
-    });
+    };
+    account::of(&mut event, began);
+    feed.publish(event);
 }

@@ -29,6 +29,8 @@ pub(crate) enum Told {
 /// A build whose outcome may be published.
 pub(crate) struct Held {
     pub(crate) built: Built,
+    /// When the build began.
+    pub(crate) began: SystemTime,
     /// Time in the bundler, milliseconds.
     pub(crate) bundle_ms: f64,
 }
@@ -213,7 +215,8 @@ impl Entry {
         };
         let ended = Instant::now();
         if self.schedule.ended(verdict, ended) {
-            self.held = Some(Held { built, bundle_ms: (ended - began).as_secs_f64() * 1e3 });
+            self.held =
+                Some(Held { built, began: self.began, bundle_ms: (ended - began).as_secs_f64() * 1e3 });
         }
     }
 

@@ -6,6 +6,7 @@
 //! ([`bundle`]) reads again what changed; a new artifact goes into the store ([`store`]) and onto the feed; then the
 //! folders that matter now are watched ([`watch_set`]). The actor ([`service`]) only passes requests on.
 
+mod account;
 mod bundle;
 mod change;
 mod engine;

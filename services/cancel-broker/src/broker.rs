@@ -10,6 +10,7 @@ use actix::{Actor, Context, Handler, ResponseFuture};
 use failpoint::Point;
 use peer::{Envelope, Inbox};
 use reqwest::Client;
+use telemetry::metrics::counted;
 use wire::cancel::{Cancel, CancelRefusal, Outstanding, OutstandingCancel};
 use wire::{JobId, RunId};
 
@@ -94,7 +95,10 @@ impl Actor for Broker {
         actix::spawn(async move {
             while !core.outbox.is_closed() {
                 match core.outbox.runs().await {
-                    Ok(runs) => runs.into_iter().for_each(|run| core.deliver(run)),
+                    Ok(runs) => {
+                        counted().outbox.set([], runs.len());
+                        runs.into_iter().for_each(|run| core.deliver(run));
+                    }
                     Err(error) => tracing::error!(%error, "the cancel outbox cannot be read"),
                 }
                 tokio::time::sleep(LOOK_PAUSE).await;
@@ -132,12 +136,15 @@ impl Core {
                     let job = entry.cancel.job.as_ref().map(JobId::as_str);
                     tracing::info!(%run, job, attempts = entry.attempts + 1, "cancel settled");
                     self.outbox.settled(run).await?;
+                    counted().cancels.add(["settled"]);
+                    self.show_depth().await;
                     failpoint::reach(Point::CancelForgotten);
                     Ok::<_, sqlx::Error>(true)
                 }
                 Err(why) => {
                     tracing::warn!(%run, why, attempts = entry.attempts + 1, "cancel not settled yet");
                     self.outbox.failed(run, &why).await?;
+                    counted().cancels.add(["failed"]);
                     Ok(false)
                 }
             }
@@ -146,6 +153,15 @@ impl Core {
             tracing::error!(%run, %error, "the cancel outbox cannot be used");
             false
         })
+    }
+}
+
+impl Core {
+    /// How many cancels are in the outbox, for those who look on.
+    async fn show_depth(&self) {
+        if let Ok(runs) = self.outbox.runs().await {
+            counted().outbox.set([], runs.len());
+        }
     }
 }
 
@@ -163,6 +179,8 @@ impl Handler<Envelope<Cancel>> for Broker {
             failpoint::reach(Point::CancelCommitting);
             core.outbox.commit(cancel).await.map_err(|error| unwritable(&error))?;
             failpoint::reach(Point::CancelCommitted);
+            counted().cancels.add(["accepted"]);
+            core.show_depth().await;
             core.deliver(cancel.run.clone());
             Ok(())
         })

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use peer::{Feed, FeedWriter, Peer, Reader, Start};
 use tokio::sync::watch;
@@ -288,7 +288,7 @@ impl Inspector {
 }
 
 fn rebuild(event: &BuildEvent, begun: Instant, result: Result<Good, Failure>) -> Rebuild {
-    Rebuild {
+    let mut rebuild = Rebuild {
         build_id: event.build_id.clone(),
         entry: event.entry.clone(),
         changed: event.changed.clone(),
@@ -297,7 +297,35 @@ fn rebuild(event: &BuildEvent, begun: Instant, result: Result<Good, Failure>) ->
         inspect_ms: begun.elapsed().as_secs_f64() * 1_000.0,
         trace: event.trace.clone(),
         result,
+    };
+    // There was nothing to be inspected in a build that failed.
+    if matches!(event.outcome, BuildOutcome::Built(_)) {
+        account(&mut rebuild, begun.elapsed());
     }
+    rebuild
+}
+
+/// What an inspection is to those who look on: its span and its counts.
+fn account(rebuild: &mut Rebuild, took: Duration) {
+    let began = SystemTime::now() - took;
+    let mut span = telemetry::Service::ManifestInspector.child_since("inspect", &rebuild.trace, began);
+    if span.is_recording() {
+        span.set("midrun.build.id", rebuild.build_id.to_string());
+        match &rebuild.result {
+            Ok(good) => {
+                span.set("midrun.content_hash", good.artifact.content_hash.to_string());
+                if let Some(hash) = &good.manifest.config_hash {
+                    span.set("midrun.config_hash", hash.as_str().to_owned());
+                }
+            }
+            Err(failure) => span.fail("inspection-failed", &failure.message),
+        }
+    }
+    rebuild.trace = span.context();
+    span.end();
+    let counted = telemetry::metrics::counted();
+    counted.inspections.add([if rebuild.result.is_ok() { "good" } else { "failed" }]);
+    counted.inspect.observe([], took, &rebuild.trace);
 }
 
 /// The next build; without a feed there is none.

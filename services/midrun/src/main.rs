@@ -10,6 +10,8 @@ mod credentials;
 mod dev;
 mod ending;
 mod hold;
+#[cfg(test)]
+mod metrics_page;
 mod port_holder;
 mod project;
 mod sdk;
@@ -35,11 +37,15 @@ fn main() -> ExitCode {
         }
         Command::Dev(args) => {
             telemetry::start();
-            dev::command(&args, begun)
+            let code = dev::command(&args, begun);
+            telemetry::shutdown();
+            code
         }
         Command::Serve(args) => {
             telemetry::start();
-            serve::command(&args, begun)
+            let code = serve::command(&args, begun);
+            telemetry::shutdown();
+            code
         }
         command => {
             telemetry::start();

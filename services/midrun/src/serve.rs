@@ -14,9 +14,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use peer::{Exchange, Feed, FeedWriter, Followed, Remote, bring_here};
 use serde_json::json;
+use telemetry::metrics::{OPEN_METRICS, PROMETHEUS, counted, exposition, wants_open_metrics};
 use tokio::sync::watch;
 use wire::message::FeedEvent;
 use wire::{Acting, BuildEvent, BuildOutcome, ControlPlane, DevEvent, Rebuild, Secret};
@@ -479,6 +480,7 @@ impl Entrance {
             App::new()
                 .configure(|app| routes.configure(app))
                 .route("/healthz", web::get().to(async || HttpResponse::Ok().json(json!({ "ok": true }))))
+                .route("/metrics", web::get().to(metrics))
                 .route("/readyz", web::get().to(move || ready(trouble.clone(), names.clone())))
         });
         let server = server
@@ -502,6 +504,14 @@ impl Entrance {
             tracing::warn!("some answers to other services are cut short");
         }
     }
+}
+
+/// `GET /metrics`: what the services here count.
+async fn metrics(request: HttpRequest) -> HttpResponse {
+    let accept = request.headers().get("accept").and_then(|value| value.to_str().ok());
+    let is_open = wants_open_metrics(accept);
+    let text = exposition(&[counted().registrar()], is_open);
+    HttpResponse::Ok().content_type(if is_open { OPEN_METRICS } else { PROMETHEUS }).body(text)
 }
 
 /// `GET /readyz`: the services here have all that they need.

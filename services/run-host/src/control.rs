@@ -4,7 +4,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use wire::host::{HostTells, RunnerSays};
+use wire::host::{FirstCallback, HostTells, RunnerSays};
 use wire::log::Step;
 
 use crate::lines::{LONGEST_LINE, Line, Lines};
@@ -15,6 +15,9 @@ const TOLD_OF: u32 = 20;
 
 /// How much of such a line is shown, characters.
 const SHOWN: usize = 200;
+
+/// First callbacks that are kept until they are asked for; there is one for each swap.
+const CALLED: usize = 16;
 
 /// How often to read until everything was read that the system holds for us; it holds no more than 32 chunks.
 const READS: usize = 32;
@@ -28,6 +31,8 @@ pub(crate) struct Control {
     /// The end of a line that the runner was slow to take.
     unsent: Vec<u8>,
     not_understood: u32,
+    /// First callbacks that were told of: no steps of the log.
+    called: Vec<FirstCallback>,
 }
 
 impl Control {
@@ -37,12 +42,18 @@ impl Control {
     /// The system's, when it cannot be made non-blocking.
     pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream: Some(stream), lines: Lines::default(), unsent: Vec::new(), not_understood: 0 })
+        Ok(Self { stream: Some(stream), ..Self::none() })
     }
 
     /// For a process that has nothing to say to its host.
     pub(crate) fn none() -> Self {
-        Self { stream: None, lines: Lines::default(), unsent: Vec::new(), not_understood: 0 }
+        Self {
+            stream: None,
+            lines: Lines::default(),
+            unsent: Vec::new(),
+            not_understood: 0,
+            called: Vec::new(),
+        }
     }
 
     /// What to wait for; `None` once it is closed.
@@ -58,8 +69,12 @@ impl Control {
     /// Reads once and hands each message to `record`, already as a step of the log.
     pub(crate) fn read(&mut self, buffer: &mut [u8], record: &mut impl FnMut(Step)) -> Got {
         let Some(stream) = &mut self.stream else { return Got::End };
-        let not_understood = &mut self.not_understood;
-        let each = |line: Line<'_>| understand(line, not_understood).into_iter().for_each(&mut *record);
+        let (not_understood, called) = (&mut self.not_understood, &mut self.called);
+        let each = |line: Line<'_>| match understand(line, not_understood) {
+            Some(Heard::Step(step)) => record(step),
+            Some(Heard::Called(one)) if called.len() < CALLED => called.push(one),
+            Some(Heard::Called(_)) | None => {}
+        };
         match stream.read(buffer) {
             Ok(count @ 1..) => {
                 self.lines.feed(&buffer[..count], each);
@@ -123,6 +138,11 @@ impl Control {
         }
     }
 
+    /// The first callbacks that were told of since this was last asked.
+    pub(crate) fn take_called(&mut self) -> Vec<FirstCallback> {
+        std::mem::take(&mut self.called)
+    }
+
     /// Whether the runner closed it.
     pub(crate) const fn is_closed(&self) -> bool {
         self.stream.is_none()
@@ -135,13 +155,19 @@ impl Control {
     }
 }
 
-/// A line as a step of the log; a note when it is not understood, up to a number.
-fn understand(line: Line<'_>, not_understood: &mut u32) -> Option<Step> {
+/// What a runner said.
+enum Heard {
+    Step(Step),
+    Called(FirstCallback),
+}
+
+/// What a line says; a note when it is not understood, up to a number.
+fn understand(line: Line<'_>, not_understood: &mut u32) -> Option<Heard> {
     let why = match line {
         Line::TooLong => format!("it is longer than {LONGEST_LINE} bytes"),
         Line::Whole(bytes) if bytes.trim_ascii().is_empty() => return None,
         Line::Whole(bytes) => match serde_json::from_slice::<RunnerSays>(bytes) {
-            Ok(said) => return Some(step(said)),
+            Ok(said) => return Some(heard(said)),
             Err(error) => {
                 let shown: String = String::from_utf8_lossy(bytes).chars().take(SHOWN).collect();
                 format!("{error}: {shown}")
@@ -156,11 +182,12 @@ fn understand(line: Line<'_>, not_understood: &mut u32) -> Option<Step> {
         ),
         _ => return None,
     };
-    Some(Step::Note { text })
+    Some(Heard::Step(Step::Note { text }))
 }
 
-fn step(said: RunnerSays) -> Step {
-    match said {
+fn heard(said: RunnerSays) -> Heard {
+    Heard::Step(match said {
+        RunnerSays::Callback(called) => return Heard::Called(called),
         RunnerSays::Ready { content_hash, config_hash, trainer, can_swap } => {
             Step::Ready { content_hash, config_hash, trainer, can_swap }
         }
@@ -177,7 +204,7 @@ fn step(said: RunnerSays) -> Step {
         }
         RunnerSays::EarlyStop { phase, step } => Step::EarlyStop { phase, step },
         RunnerSays::Finished { status, reason } => Step::Finished { status, reason },
-    }
+    })
 }
 
 #[cfg(test)]

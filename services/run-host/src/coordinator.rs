@@ -26,6 +26,7 @@ use crate::listener::Listener;
 use crate::output::{CHUNK, Got};
 use crate::passage::Passage;
 use crate::runner::Runner;
+use crate::spans::Spans;
 use crate::spec::{Folder, HostError};
 use crate::subscriber::Client;
 use crate::terminal::Terminal;
@@ -56,7 +57,12 @@ pub(crate) fn host(dir: &Path) -> Result<(), HostError> {
         Ok::<_, HostError>((signals, listener))
     };
     match prepare() {
-        Ok((signals, listener)) => Coordinator::start(spec, path, log, signals, listener).run(),
+        Ok((signals, listener)) => {
+            telemetry::trace::start();
+            let ended = Coordinator::start(spec, path, log, signals, listener).run();
+            telemetry::shutdown();
+            ended
+        }
         Err(error) => {
             // The log is where a person will look.
             log.append(Step::Note { text: format!("the run could not be hosted: {error}") });
@@ -114,6 +120,7 @@ pub(crate) struct Coordinator {
     /// Somebody has listened at some time.
     pub(crate) had_listener: bool,
     pub(crate) passage: Passage,
+    pub(crate) spans: Spans,
     /// Since when nobody listens to a terminal session.
     pub(crate) deserted: Option<Instant>,
     signals: SignalFd,
@@ -151,6 +158,7 @@ impl Coordinator {
             }
         };
         Self {
+            spans: Spans::of(spec.run.as_str()),
             spec,
             path,
             log,
@@ -286,7 +294,9 @@ impl Coordinator {
     /// Takes output and messages. What the runner wrote before a message stands before it: messages are read first
     /// and appended last, and in between all output is read that is there.
     fn take_input(&mut self, events: &[Event]) {
-        let Self { runner: Some(runner), log, ready, named, buffer, passage, .. } = self else { return };
+        let Self { runner: Some(runner), log, ready, named, buffer, passage, spans, .. } = self else {
+            return;
+        };
         let mut said = Vec::new();
         if events.iter().any(|event| matches!(event, Event::Control)) {
             runner.control.write_on();
@@ -315,7 +325,11 @@ impl Coordinator {
                 _ => {}
             }
             passage.heard(&step);
+            spans.heard(&step);
             log.append(step);
+        }
+        for called in runner.control.take_called() {
+            spans.called(&called, Some(runner.child.pid()));
         }
     }
 

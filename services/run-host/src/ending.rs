@@ -203,7 +203,7 @@ impl Coordinator {
 
     /// Nobody is left: reads what the last ones wrote, says what was done to them, and writes the last record.
     fn finish(&mut self, exit: Exit, cut: bool, killed: &[Killed], survivors: &[Killed]) {
-        let Self { runner: Some(runner), log, passage, .. } = self else { return };
+        let Self { runner: Some(runner), log, passage, spans, .. } = self else { return };
         let mut buffer = vec![0; CHUNK];
         let mut said = Vec::new();
         runner.control.read_all(&mut buffer, &mut |step| said.push(step));
@@ -216,7 +216,14 @@ impl Coordinator {
             output.read_all(&mut buffer, &mut record);
             output.close(&mut record);
         }
-        said.into_iter().for_each(|step| log.append(step));
+        for step in said {
+            spans.heard(&step);
+            log.append(step);
+        }
+        for called in runner.control.take_called() {
+            spans.called(&called, Some(runner.child.pid()));
+        }
+        spans.over();
         if cut && self.stop != Some(StopMode::Now) {
             let text = format!(
                 "the output was still held {} ms after the runner's end and was closed",

@@ -42,6 +42,7 @@ mod output;
 mod passage;
 mod requests;
 mod runner;
+mod spans;
 mod spec;
 mod subscriber;
 mod terminal;

@@ -23,12 +23,32 @@ impl Coordinator {
             HostRequest::Swap { id, content_hash, path, config_hash, traceparent, why } => {
                 failpoint::reach(Point::SwapTaken);
                 let meant = content_hash.clone();
-                let artifact = HostTells::Artifact { content_hash, path, config_hash, traceparent };
-                (id, self.swap(&artifact, meant, why))
+                if self.named.as_ref() == Some(&meant) {
+                    // A server that died may have asked already, and its successor cannot know.
+                    (id, Ok(()))
+                } else {
+                    let traceparent = self.spans.swapping(&meant, traceparent.as_deref(), self.pid());
+                    let artifact = HostTells::Artifact { content_hash, path, config_hash, traceparent };
+                    let told = self.swap(&artifact, meant.clone(), why);
+                    if let Err(why) = &told {
+                        self.spans.not_swapping(&meant, why);
+                    }
+                    (id, told)
+                }
             }
-            HostRequest::Stop { id, mode: StopMode::Checkpoint, why, .. } => {
+            HostRequest::Stop { id, mode: StopMode::Checkpoint, traceparent, why } => {
                 failpoint::reach(Point::StopTaken);
-                (id, self.stop_at_checkpoint(why))
+                let is_first = self.stop.is_none();
+                if is_first {
+                    self.spans.stopping(traceparent.as_deref(), self.pid());
+                }
+                let told = self.stop_at_checkpoint(why);
+                if let Err(why) = &told
+                    && is_first
+                {
+                    self.spans.not_stopping(why);
+                }
+                (id, told)
             }
             HostRequest::Stop { id, mode: StopMode::Now, why, .. } => {
                 failpoint::reach(Point::KillTaken);
@@ -50,10 +70,6 @@ impl Coordinator {
     }
 
     fn swap(&mut self, artifact: &HostTells, meant: ContentHash, why: String) -> Result<(), String> {
-        if self.named.as_ref() == Some(&meant) {
-            // A server that died may have asked already, and its successor cannot know.
-            return Ok(());
-        }
         let signal = self.spec.hot_swap_signal;
         self.may_signal(signal)?;
         if self.ready == Some(false) || self.spec.executor {
@@ -69,6 +85,10 @@ impl Coordinator {
         self.signal(signal, why, Some(meant.clone()))?;
         self.named = Some(meant);
         Ok(())
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.runner.as_ref().map(|runner| runner.child.pid())
     }
 
     pub(crate) fn stop_at_checkpoint(&mut self, why: String) -> Result<(), String> {

@@ -9,8 +9,6 @@ use actix_web::middleware::Next;
 use actix_web::web::{Data, Query};
 use actix_web::{Error, ResponseError as _};
 
-use std::sync::atomic::Ordering;
-
 use crate::body;
 use crate::edge::Edge;
 use crate::failure::Failure;
@@ -37,7 +35,7 @@ pub(crate) async fn admit(
         }
         Ok(()) => next.call(request).await?.map_into_boxed_body(),
         Err(unwelcome) => {
-            edge.metrics.turned_away.fetch_add(1, Ordering::Relaxed);
+            edge.metrics.turned_away.inc();
             answer(request, &Failure::new(StatusCode::FORBIDDEN, unwelcome.to_string()))
         }
     };

@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -83,7 +82,7 @@ pub(crate) struct Frames {
 
 impl Frames {
     /// The frame for `delivery`; encodes it if nobody asked for it lately.
-    fn of(&self, delivery: &Delivery<DevEvent>, metrics: &Metrics) -> sse::Event {
+    pub(crate) fn of(&self, delivery: &Delivery<DevEvent>, metrics: &Metrics) -> sse::Event {
         let find = |kept: &VecDeque<(Position, sse::Event)>| {
             let same = |(at, _): &&(Position, sse::Event)| at.seq == delivery.at.seq && *at == delivery.at;
             kept.iter().rev().find(same).map(|(_, frame)| frame.clone())
@@ -103,7 +102,7 @@ impl Frames {
             kept.pop_front();
         }
         kept.push_back((delivery.at.clone(), frame.clone()));
-        metrics.frames_encoded.fetch_add(1, Ordering::Relaxed);
+        metrics.frames_encoded.inc();
         frame
     }
 }

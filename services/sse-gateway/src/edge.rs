@@ -1,7 +1,6 @@
 //! What every request can reach: the peers, the counters, the bounds. One for all threads.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix_web::HttpRequest;
@@ -157,7 +156,7 @@ impl Ticket {
 
     /// Counts the client as dropped: it left frames untaken.
     pub(crate) fn dropped(&self) {
-        self.edge.metrics.dropped.fetch_add(1, Ordering::Relaxed);
+        self.edge.metrics.dropped.inc();
     }
 
     /// The room this stream took, for what has to outlive it.

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use actix_web::HttpResponse;
 use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
+use telemetry::metrics::{OPEN_METRICS, PROMETHEUS, counted, exposition, wants_open_metrics};
 use wire::TraceContext;
 use wire::cancel::Outstanding;
 use wire::run::{Newest, NewestBuild};
 
 use crate::edge::Edge;
 use crate::failure::Failure;
-use crate::metrics;
 
 const READY_BUDGET: Duration = Duration::from_secs(1);
 
@@ -41,13 +41,12 @@ pub(crate) async fn ready(edge: Data<Edge>) -> Result<HttpResponse, Failure> {
 }
 
 /// `GET /metrics`. What is outstanding is missing while nobody can tell.
-pub(crate) async fn metrics(edge: Data<Edge>) -> HttpResponse {
-    let mut text = edge.metrics.render();
+pub(crate) async fn metrics(edge: Data<Edge>, request: HttpRequest) -> HttpResponse {
     let outstanding =
         edge.peers.outstanding.ask_within(Outstanding {}, TraceContext::default(), READY_BUDGET);
-    if let Ok(cancels) = outstanding.await {
-        let help = "Cancels that the control plane has not settled.";
-        metrics::gauge(&mut text, "midrun_cancels_outstanding", help, cancels.len());
-    }
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text)
+    edge.metrics.outstanding(outstanding.await.ok().map(|cancels| cancels.len()));
+    let accept = request.headers().get("accept").and_then(|value| value.to_str().ok());
+    let is_open = wants_open_metrics(accept);
+    let text = exposition(&[counted().registrar(), edge.metrics.registrar()], is_open);
+    HttpResponse::Ok().content_type(if is_open { OPEN_METRICS } else { PROMETHEUS }).body(text)
 }

@@ -14,6 +14,7 @@
 
 mod admission;
 mod body;
+mod broadcast;
 mod dev_events;
 mod edge;
 mod failure;
@@ -35,5 +36,6 @@ mod train;
 mod upstream;
 
 pub use edge::{Peers, TerminalPeers};
+pub use metrics::descriptions;
 pub use serve::{Gateway, Handle};
 pub use settings::{Limits, Settings, SettingsError};

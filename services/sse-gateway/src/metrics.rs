@@ -1,7 +1,6 @@
 //! What the edge counts, and how `GET /metrics` shows it. No label holds anything that a client chose.
 
-use std::fmt::Write as _;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use telemetry::metrics::{Counter, Counters, Description, Gauge, Gauges, Registrar};
 
 /// The routes, as the router names them; whatever matches none of them is `other`.
 const ROUTES: [&str; 31] = [
@@ -58,90 +57,101 @@ pub(crate) enum Kind {
 
 const KINDS: [&str; 6] = ["dev", "run", "train", "upstream", "terminal", "tab"];
 
-/// Every counter there is.
-#[derive(Debug, Default)]
+/// Everything that one edge counts.
+#[derive(Debug)]
 pub(crate) struct Metrics {
-    requests: [[AtomicU64; CLASSES.len()]; ROUTES.len()],
-    open: [AtomicI64; KINDS.len()],
-    opened: [AtomicU64; KINDS.len()],
-    frames_sent: [AtomicU64; KINDS.len()],
-    pub(crate) frames_encoded: AtomicU64,
-    pub(crate) dropped: AtomicU64,
-    pub(crate) turned_away: AtomicU64,
-    pub(crate) stops_ordered: AtomicU64,
-    pub(crate) stops_failed: AtomicU64,
+    registrar: Registrar,
+    requests: Counters<2>,
+    open: [Gauge; KINDS.len()],
+    opened: [Counter; KINDS.len()],
+    frames_sent: [Counter; KINDS.len()],
+    pub(crate) frames_encoded: Counter,
+    pub(crate) dropped: Counter,
+    pub(crate) turned_away: Counter,
+    pub(crate) stops_ordered: Counter,
+    pub(crate) stops_failed: Counter,
+    cancels_outstanding: Gauges<0>,
+}
+
+const SERVICE: &str = "sse-gateway";
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut to = Registrar::default();
+        let requests = to.counter(
+            "midrun_http_requests_total",
+            SERVICE,
+            "Requests answered, by route and class",
+            ["route", "status"],
+        );
+        let open = to.gauge("midrun_sse_clients", SERVICE, "Streams open now", ["stream"]);
+        let opened = to.counter("midrun_sse_opened_total", SERVICE, "Streams opened", ["stream"]);
+        let sent =
+            to.counter("midrun_sse_frames_total", SERVICE, "Frames or chunks handed to streams", ["stream"]);
+        let mut plain = |name, help| to.counter(name, SERVICE, help, []).one([]);
+        Self {
+            open: KINDS.map(|kind| open.one([kind])),
+            opened: KINDS.map(|kind| opened.one([kind])),
+            frames_sent: KINDS.map(|kind| sent.one([kind])),
+            frames_encoded: plain("midrun_sse_frames_encoded_total", "Development frames encoded"),
+            dropped: plain("midrun_sse_dropped_total", "Streams that ended with frames untaken"),
+            turned_away: plain("midrun_http_turned_away_total", "Requests with a foreign host or origin"),
+            stops_ordered: plain("midrun_train_stops_total", "Runs stopped because their request ended"),
+            stops_failed: plain("midrun_train_stops_failed_total", "Of those, stops nobody accepted"),
+            cancels_outstanding: to.gauge(
+                "midrun_cancels_outstanding",
+                SERVICE,
+                "Cancels that the control plane has not settled, as the broker told; missing while it cannot tell",
+                [],
+            ),
+            requests,
+            registrar: to,
+        }
+    }
 }
 
 impl Metrics {
     pub(crate) fn request(&self, route: Option<&str>, status: u16) {
         let route = route.and_then(|route| ROUTES.iter().position(|known| *known == route)).unwrap_or(0);
         let class = usize::from(status / 100).clamp(1, CLASSES.len()) - 1;
-        self.requests[route][class].fetch_add(1, Ordering::Relaxed);
+        self.requests.add([ROUTES[route], CLASSES[class]]);
     }
 
     pub(crate) fn opened(&self, kind: Kind) {
-        self.opened[kind as usize].fetch_add(1, Ordering::Relaxed);
-        self.open[kind as usize].fetch_add(1, Ordering::Relaxed);
+        self.opened[kind as usize].inc();
+        self.open[kind as usize].inc();
     }
 
     pub(crate) fn closed(&self, kind: Kind) {
-        self.open[kind as usize].fetch_sub(1, Ordering::Relaxed);
+        self.open[kind as usize].dec();
     }
 
     pub(crate) fn sent(&self, kind: Kind) {
-        self.frames_sent[kind as usize].fetch_add(1, Ordering::Relaxed);
+        self.frames_sent[kind as usize].inc();
     }
 
-    /// The text format of Prometheus.
-    pub(crate) fn render(&self) -> String {
-        let mut text = String::with_capacity(4096);
-        head(&mut text, "midrun_http_requests_total", "counter", "Requests answered, by route and class.");
-        for (route, classes) in ROUTES.iter().zip(&self.requests) {
-            for (class, count) in CLASSES.iter().zip(classes) {
-                let count = count.load(Ordering::Relaxed);
-                if count > 0 {
-                    let labels = format!("route=\"{route}\",status=\"{class}\"");
-                    let _ = writeln!(text, "midrun_http_requests_total{{{labels}}} {count}");
-                }
-            }
+    /// How many streams see what happens.
+    pub(crate) fn onlookers(&self) -> i64 {
+        self.open[Kind::Dev as usize].get() + self.open[Kind::Tab as usize].get()
+    }
+
+    /// How many cancels are outstanding, if somebody can tell.
+    pub(crate) fn outstanding(&self, cancels: Option<usize>) {
+        match cancels {
+            Some(count) => self.cancels_outstanding.set([], count),
+            None => self.cancels_outstanding.hide([]),
         }
-        let streams = |text: &mut String, name: &str, value: &dyn Fn(usize) -> i128| {
-            for (place, kind) in KINDS.iter().enumerate() {
-                let _ = writeln!(text, "{name}{{stream=\"{kind}\"}} {}", value(place));
-            }
-        };
-        head(&mut text, "midrun_sse_clients", "gauge", "Streams open now.");
-        streams(&mut text, "midrun_sse_clients", &|place| self.open[place].load(Ordering::Relaxed).into());
-        head(&mut text, "midrun_sse_clients_total", "counter", "Streams opened.");
-        streams(&mut text, "midrun_sse_clients_total", &|place| {
-            self.opened[place].load(Ordering::Relaxed).into()
-        });
-        head(&mut text, "midrun_sse_frames_total", "counter", "Frames or chunks handed to streams.");
-        streams(&mut text, "midrun_sse_frames_total", &|place| {
-            self.frames_sent[place].load(Ordering::Relaxed).into()
-        });
-        for (name, help, counter) in [
-            ("midrun_sse_frames_encoded_total", "Development frames encoded.", &self.frames_encoded),
-            ("midrun_sse_dropped_total", "Streams that ended with frames untaken.", &self.dropped),
-            ("midrun_http_turned_away_total", "Requests with a foreign host or origin.", &self.turned_away),
-            ("midrun_train_stops_total", "Runs stopped because their request ended.", &self.stops_ordered),
-            ("midrun_train_stops_failed_total", "Of those, stops nobody accepted.", &self.stops_failed),
-        ] {
-            head(&mut text, name, "counter", help);
-            let _ = writeln!(text, "{name} {}", counter.load(Ordering::Relaxed));
-        }
-        text
+    }
+
+    /// All series.
+    pub(crate) fn registrar(&self) -> &Registrar {
+        &self.registrar
     }
 }
 
-/// The same for a number that another part knows.
-pub(crate) fn gauge(text: &mut String, name: &str, help: &str, value: usize) {
-    head(text, name, "gauge", help);
-    let _ = writeln!(text, "{name} {value}");
-}
-
-fn head(text: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+/// Each metric of an edge, for those who list them.
+pub fn descriptions() -> Vec<Description> {
+    Metrics::default().registrar.descriptions().to_vec()
 }
 
 #[cfg(test)]
@@ -159,13 +169,13 @@ mod tests {
         metrics.opened(Kind::Dev);
         metrics.closed(Kind::Dev);
         metrics.sent(Kind::Train);
-        let text = metrics.render();
+        let text = telemetry::metrics::exposition(&[metrics.registrar()], false);
         for line in [
             r#"midrun_http_requests_total{route="/api/runs",status="2xx"} 2"#,
             r#"midrun_http_requests_total{route="other",status="4xx"} 1"#,
             r#"midrun_http_requests_total{route="other",status="5xx"} 1"#,
             r#"midrun_sse_clients{stream="dev"} 1"#,
-            r#"midrun_sse_clients_total{stream="dev"} 2"#,
+            r#"midrun_sse_opened_total{stream="dev"} 2"#,
             r#"midrun_sse_frames_total{stream="train"} 1"#,
             "midrun_sse_dropped_total 0",
         ] {

@@ -23,8 +23,8 @@ use crate::edge::{Edge, Peers};
 use crate::lifecycle::Lifecycle;
 use crate::settings::{Limits, Settings, SettingsError};
 use crate::{
-    admission, dev_events, health, page, run_events, runs, stopper, tab, terminal_events, terminals, train,
-    upstream,
+    admission, broadcast, dev_events, health, page, run_events, runs, stopper, tab, terminal_events,
+    terminals, train, upstream,
 };
 
 /// The HTTP edge, ready to serve.
@@ -75,6 +75,9 @@ impl Gateway {
             .on_connect(move |io, _: &mut Extensions| bound_client(io, &limits))
             .listen(listener)?
             .run();
+        if telemetry::trace::is_on() {
+            tokio::spawn(broadcast::account(Arc::clone(&edge)));
+        }
         let (last_call, until) = oneshot::channel();
         let stopping = tokio::spawn(stopper::carry_out(
             orders,

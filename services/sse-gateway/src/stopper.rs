@@ -5,7 +5,6 @@
 //! request it comes from, so there are never more of them than there may be such requests.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use peer::{AskError, Peer};
@@ -71,11 +70,11 @@ pub(crate) async fn carry_out(
             biased;
             order = orders.recv() => {
                 let Some(order) = order else { break };
-                metrics.stops_ordered.fetch_add(1, Ordering::Relaxed);
+                metrics.stops_ordered.inc();
                 let (stop, metrics) = (stop.clone(), Arc::clone(&metrics));
                 under_way.spawn(async move {
                     if !stop_run(&stop, order, patience).await {
-                        metrics.stops_failed.fetch_add(1, Ordering::Relaxed);
+                        metrics.stops_failed.inc();
                     }
                 });
             }

@@ -47,6 +47,8 @@ pub(crate) enum Effect {
     Retain(Vec<ContentHash>),
     /// Nobody needs this entry's builds any more.
     Unwatch(EntryPath),
+    /// A restart that a rebuild asked for does not come, or waits: why, in a word.
+    NotRestarted(&'static str),
 }
 
 /// What is known of an entry's builds.
@@ -56,6 +58,8 @@ struct Builds {
     /// The newest build, when that one failed.
     failing: Option<Failure>,
     newest: Option<BuildId>,
+    /// The trace of the newest good one.
+    trace: TraceContext,
 }
 
 impl Builds {
@@ -98,6 +102,8 @@ pub(crate) struct Wish {
     pub(crate) file: Option<String>,
     /// Whether the server restarts it.
     pub(crate) restarts: bool,
+    /// The trace of whoever asked for it.
+    pub(crate) trace: TraceContext,
 }
 
 impl Fleet {
@@ -237,7 +243,7 @@ impl Fleet {
             code,
             replaces: None,
             origin: None,
-            trace: TraceContext::default(),
+            trace: wish.trace,
         };
         Ok((plan.run.clone(), self.launch(plan, now)))
     }
@@ -253,22 +259,28 @@ impl Fleet {
         effects
     }
 
+    /// Whether `rebuild` is known already: a feed that resynced tells again what is.
+    pub(crate) fn is_known(&self, rebuild: &Rebuild) -> bool {
+        let builds = self.builds.get(&rebuild.entry);
+        builds.is_some_and(|builds| builds.newest.as_ref() == Some(&rebuild.build_id))
+    }
+
     /// A build of an entry was inspected, or failed.
     pub(crate) fn rebuilt(&mut self, rebuild: Rebuild, shown_entry: &str, now: Moment) -> Vec<Effect> {
-        let builds = self.builds.entry(rebuild.entry.clone()).or_default();
-        if builds.newest.as_ref() == Some(&rebuild.build_id) {
-            // A feed that resynced tells again what is known.
+        if self.is_known(&rebuild) {
             return Vec::new();
         }
+        let builds = self.builds.entry(rebuild.entry.clone()).or_default();
         builds.newest = Some(rebuild.build_id.clone());
         let good = match &rebuild.result {
             Ok(good) => good.clone(),
             Err(failure) => {
                 builds.failing = Some(failure.clone());
-                return vec![Effect::Publish(error_frame(failure, rebuild.changed))];
+                return vec![Effect::Publish(error_frame(failure, rebuild.changed, &rebuild.trace))];
             }
         };
         builds.failing = None;
+        builds.trace = rebuild.trace.clone();
         let before = builds.newest_good.replace((rebuild.build_id.clone(), good.clone(), Code::of(&good)));
         let (verdicts, signals) = self.dispatch(&rebuild, &good, now);
         let frame = self.rebuild_frame(&rebuild, &good, before.as_ref(), verdicts, shown_entry, now);
@@ -352,6 +364,7 @@ impl Fleet {
                 total_ms,
             },
             trace_id: rebuild.trace.trace_id().map(str::to_owned),
+            traceparent: rebuild.trace.traceparent.clone(),
         }))
     }
 
@@ -380,7 +393,10 @@ impl Fleet {
                     _ => "the next good build",
                 };
                 run.phase = Phase::Restarting { why, waits_for: waits_for.into(), end };
-                return vec![Effect::Publish(DevEvent::Run(run.frame()))];
+                return vec![
+                    Effect::NotRestarted("no-good-build"),
+                    Effect::Publish(DevEvent::Run(run.frame())),
+                ];
             }
         };
         let successor = RunId::fresh();
@@ -404,7 +420,7 @@ impl Fleet {
             code,
             replaces: Some(old.clone()),
             origin: Some(origin),
-            trace: TraceContext::default(),
+            trace: self.builds.get(&run.entry).map(|builds| builds.trace.clone()).unwrap_or_default(),
         };
         effects.extend(self.launch(plan, now));
         effects
@@ -483,10 +499,13 @@ impl Fleet {
             return effects;
         }
         // A build that came between the spawn and now was left for this moment.
-        let newest = self.builds.get(&run.entry).and_then(|builds| builds.newest_good.as_ref());
-        if let (Some((_, good, _)), Some(subject)) = (newest, run.subject()) {
+        let newest = self
+            .builds
+            .get(&run.entry)
+            .and_then(|builds| builds.newest_good.as_ref().zip(Some(&builds.trace)));
+        if let (Some(((_, good, _), trace)), Some(subject)) = (newest, run.subject()) {
             let verdict = decide(&subject, good, self.policy);
-            effects.extend(signal(run, good, verdict, &TraceContext::default(), now));
+            effects.extend(signal(run, good, verdict, trace, now));
         }
         effects.extend(self.retain());
         effects
@@ -499,6 +518,12 @@ impl Fleet {
             None => format!("exit status {code}"),
         };
         let end = |by, reason: Option<String>| End { at: now, code: Some(code), by, reason };
+        let suppressed = match (&run.phase, code) {
+            (Phase::EarlyStopping(StopCause::Rebuild { .. }), 0) if self.stopping => Some("server-stopping"),
+            (Phase::EarlyStopping(StopCause::Rebuild { .. }), 0) if !run.restarts => Some("client-restarts"),
+            (Phase::EarlyStopping(StopCause::Rebuild { .. }), 1..) => Some("early-stop-failed"),
+            _ => None,
+        };
         let phase = match (&run.phase, code) {
             (Phase::EarlyStopping(StopCause::Rebuild { why }), 0) if run.restarts && !self.stopping => {
                 Phase::Restarting {
@@ -534,6 +559,7 @@ impl Fleet {
         run.phase = phase;
         let restarting = matches!(run.phase, Phase::Restarting { .. });
         let mut effects = self.after_end(id);
+        effects.extend(suppressed.map(Effect::NotRestarted));
         if restarting {
             effects.extend(self.succeed(id, now));
         }
@@ -653,7 +679,9 @@ impl Fleet {
                     ..end.clone()
                 };
                 run.phase = Phase::Ended(End { at: now, ..end });
-                return Ok(self.after_end(id));
+                effects.push(Effect::NotRestarted("stopped-by-user"));
+                effects.extend(self.after_end(id));
+                return Ok(effects);
             }
             (Phase::Stopping { .. }, _)
             | (Phase::EarlyStopping(StopCause::Asked { .. }), StopMode::Checkpoint) => {
@@ -666,6 +694,9 @@ impl Fleet {
                 Phase::EarlyStopping(StopCause::Rebuild { .. } | StopCause::Alone { .. }),
                 StopMode::Checkpoint,
             ) => {
+                if matches!(run.phase, Phase::EarlyStopping(StopCause::Rebuild { .. })) {
+                    effects.push(Effect::NotRestarted("stopped-by-user"));
+                }
                 run.phase = Phase::EarlyStopping(asked());
             }
             (Phase::Running, StopMode::Checkpoint) => {
@@ -674,6 +705,9 @@ impl Fleet {
                 effects.push(Effect::EarlyStop { run: id.clone(), why, trace: TraceContext::default() });
             }
             (_, StopMode::Now) => {
+                if matches!(run.phase, Phase::EarlyStopping(StopCause::Rebuild { .. })) {
+                    effects.push(Effect::NotRestarted("stopped-by-user"));
+                }
                 run.phase = Phase::Stopping { reason: reason.to_owned() };
                 let frame = run.frame();
                 effects.extend(self.cancel(id));
@@ -737,7 +771,8 @@ fn signal(
             run.phase = Phase::EarlyStopping(StopCause::Rebuild { why: why.clone() });
             vec![Effect::Publish(DevEvent::Run(run.frame())), Effect::EarlyStop { run: id, why, trace }]
         }
-        Decision::Nothing | Decision::Wait | Decision::WouldRestart => Vec::new(),
+        Decision::WouldRestart => vec![Effect::NotRestarted("hot-only")],
+        Decision::Nothing | Decision::Wait => Vec::new(),
     }
 }
 
@@ -770,12 +805,14 @@ fn swap_frame(
     })
 }
 
-fn error_frame(failure: &Failure, changed: Vec<String>) -> DevEvent {
+fn error_frame(failure: &Failure, changed: Vec<String>, trace: &TraceContext) -> DevEvent {
     DevEvent::Error(ErrorFrame {
         kind: ErrorKind::Error,
         message: failure.message.clone(),
         diagnostics: failure.diagnostics.clone(),
         changed,
+        trace_id: trace.trace_id().map(str::to_owned),
+        traceparent: trace.traceparent.clone(),
     })
 }
 

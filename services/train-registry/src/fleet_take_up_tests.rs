@@ -37,7 +37,13 @@ fn fleet() -> Fleet {
 
 fn started(fleet: &mut Fleet) -> RunId {
     fleet.rebuilt(rebuild("a", 0.1), "index.ts", NOW);
-    let wish = Wish { entry: ENTRY.into(), shown_entry: "index.ts".into(), file: None, restarts: true };
+    let wish = Wish {
+        entry: ENTRY.into(),
+        shown_entry: "index.ts".into(),
+        file: None,
+        restarts: true,
+        trace: TraceContext::default(),
+    };
     fleet.start(wish, NOW).expect("the build is good").0
 }
 

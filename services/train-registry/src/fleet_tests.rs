@@ -204,7 +204,7 @@ impl World {
                     };
                     self.runners.insert(plan.run.clone(), runner);
                 }
-                Effect::Publish(_) | Effect::Retain(_) | Effect::Unwatch(_) => {}
+                Effect::Publish(_) | Effect::Retain(_) | Effect::Unwatch(_) | Effect::NotRestarted(_) => {}
             }
         }
     }
@@ -318,7 +318,13 @@ impl World {
                 self.build(Err(Failure::plain("broken")));
             }
             Act::Start { restarts } => {
-                let wish = Wish { entry: ENTRY.into(), shown_entry: "e".into(), file: None, restarts };
+                let wish = Wish {
+                    entry: ENTRY.into(),
+                    shown_entry: "e".into(),
+                    file: None,
+                    restarts,
+                    trace: TraceContext::default(),
+                };
                 let now = self.now();
                 if let Ok((_, effects)) = self.fleet.start(wish, now) {
                     self.carry_out(effects, false);

@@ -39,6 +39,7 @@
 //!
 //! What a server that is gone left behind is ended by [`reap`], and by the same code in a registry that runs.
 
+mod account;
 mod dispatch;
 mod entry;
 mod fleet;

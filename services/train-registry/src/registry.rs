@@ -21,8 +21,9 @@ use wire::message::Never;
 use wire::run::{
     GetRun, ListRuns, LogPage, Newest, NewestBuild, Owner, ReadLog, RunRefusal, StartRun, StopAll, StopRun,
 };
-use wire::{ContentHash, ControlPlane, EntryPath, JobId, Rebuild, Run, RunId, StopMode};
+use wire::{ContentHash, ControlPlane, EntryPath, JobId, Rebuild, Run, RunId, StopMode, TraceContext};
 
+use crate::account::{Account, Kind, Signal};
 use crate::fleet::{Effect, Fleet, Wish};
 use crate::launch::Found;
 use crate::link::{Link, Told, follow};
@@ -31,7 +32,7 @@ use crate::reaper::Scope;
 use crate::run_state::{Moment, Plan};
 use crate::settings::Settings;
 use crate::store::{Saved, Store};
-use crate::{entry, launch, log, reaper};
+use crate::{account, entry, launch, log, reaper};
 
 /// Events that a reader of the feed may be behind.
 const KEPT_EVENTS: usize = 256;
@@ -124,6 +125,7 @@ pub fn start(settings: Settings, peers: Peers) -> Handle {
         control_planes: RefCell::default(),
         committing: RefCell::default(),
         watched: RefCell::default(),
+        account: Account::default(),
         swaps: RefCell::default(),
         next_request: Cell::new(1),
         changed: watch::Sender::new(()),
@@ -200,6 +202,7 @@ struct Core {
     committing: RefCell<HashMap<RunId, oneshot::Receiver<()>>>,
     /// Entries, besides the project's own, whose builds were ordered.
     watched: RefCell<HashSet<EntryPath>>,
+    account: Account,
     /// Swaps the hosts have not carried out yet, by request.
     swaps: RefCell<HashMap<u64, ContentHash>>,
     next_request: Cell<u64>,
@@ -326,6 +329,7 @@ impl Core {
         let is_owned = |run: &RunId| self.fleet.borrow().is_live(run);
         match reaper::leftovers(scope, is_owned, &self.peers.cancel).await {
             Ok(report) if report.stale > 0 => {
+                telemetry::metrics::counted().reaped.add_many([], report.stale as u64);
                 let report = serde_json::to_string(&report).unwrap_or_default();
                 tracing::warn!(report, "processes of runs that are over were found");
             }
@@ -335,9 +339,17 @@ impl Core {
     }
 
     fn rebuilt(self: &Rc<Self>, rebuild: &Rebuild) {
+        if self.fleet.borrow().is_known(rebuild) {
+            return;
+        }
+        let mut rebuild = rebuild.clone();
+        let dispatching = account::dispatching(&mut rebuild);
+        let logged = dispatching.span.scope();
         let shown = entry::shown(&self.settings.project, rebuild.entry.as_str());
         let effects = self.fleet.borrow_mut().rebuilt(rebuild.clone(), &shown, now());
         self.carry_out(effects);
+        drop(logged);
+        dispatching.end(&rebuild);
     }
 
     fn carry_out(self: &Rc<Self>, effects: Vec<Effect>) {
@@ -347,13 +359,27 @@ impl Core {
                     if let DevEvent::Run(frame) = &event {
                         self.save(&frame.run);
                         self.forget_credentials(&frame.run);
+                        account::runs(&self.fleet.borrow().views());
                     }
+                    account::published(&event);
                     self.writer.publish(event);
                 }
                 Effect::Swap { run, code, config_hash, why, trace } => {
                     failpoint::reach(Point::SwapDecided);
                     let id = self.request_id();
                     let content_hash = code.artifact.content_hash;
+                    let trace = self.account.asked(
+                        &Signal {
+                            id,
+                            run: &run,
+                            pid: self.pid(&run),
+                            kind: Kind::Swap,
+                            signal: self.settings.hot_swap_signal,
+                            why: &why,
+                            content_hash: Some(content_hash.as_str()),
+                        },
+                        &trace,
+                    );
                     self.swaps.borrow_mut().insert(id, content_hash.clone());
                     let request = HostRequest::Swap {
                         id,
@@ -367,7 +393,8 @@ impl Core {
                         self.told(&run, Told::Refused { id, why: why.to_owned() });
                     }
                 }
-                Effect::EarlyStop { run, why, trace } => self.early_stop(run, why, trace.traceparent),
+                Effect::EarlyStop { run, why, trace } => self.early_stop(run, why, trace),
+                Effect::NotRestarted(reason) => account::suppressed(reason),
                 Effect::Kill { run, why } => self.kill_after_cancel(run, why),
                 Effect::Cancel { run, job } => self.cancel(run, job),
                 Effect::Start(plan) => self.launch(*plan),
@@ -393,16 +420,27 @@ impl Core {
         self.links.borrow().get(run).ok_or("its host is gone")?.send(request)
     }
 
-    fn stop(&self, run: &RunId, mode: StopMode, why: String, traceparent: Option<String>) {
-        let request = HostRequest::Stop { id: self.request_id(), mode, traceparent, why };
+    fn stop(&self, run: &RunId, mode: StopMode, why: String, trace: &TraceContext) {
+        let id = self.request_id();
+        let (kind, signal) = match mode {
+            StopMode::Checkpoint => (Kind::EarlyStop, process::signal::SIGTERM),
+            StopMode::Now => (Kind::Kill, process::signal::SIGKILL),
+        };
+        let signal = Signal { id, run, pid: self.pid(run), kind, signal, why: &why, content_hash: None };
+        let traceparent = self.account.asked(&signal, trace).traceparent;
+        let request = HostRequest::Stop { id, mode, traceparent, why };
         if let Err(why) = self.send(run, request) {
-            tracing::warn!(%run, why, "a stop could not be sent");
+            self.account.refused(id, why);
         }
+    }
+
+    fn pid(&self, run: &RunId) -> Option<u32> {
+        self.fleet.borrow().view(run)?.pid
     }
 
     /// Stops a run at its next checkpoint, once what was decided is on disk: whoever comes after this server must
     /// know whether a restart is due. A restart that cannot be put on record leaves the run as it is.
-    fn early_stop(self: &Rc<Self>, run: RunId, why: String, traceparent: Option<String>) {
+    fn early_stop(self: &Rc<Self>, run: RunId, why: String, trace: TraceContext) {
         let core = Rc::clone(self);
         actix::spawn(async move {
             failpoint::reach(Point::StopDecided);
@@ -414,7 +452,7 @@ impl Core {
                 }
             }
             failpoint::reach(Point::StopOnRecord);
-            core.stop(&run, StopMode::Checkpoint, why, traceparent);
+            core.stop(&run, StopMode::Checkpoint, why, &trace);
         });
     }
 
@@ -506,20 +544,29 @@ impl Core {
             let _ = tokio::time::timeout(CANCEL_FIRST, on_disk).await;
             failpoint::reach(Point::KillDecided);
             if core.links.borrow().contains_key(&run) {
-                core.stop(&run, StopMode::Now, why, None);
+                core.stop(&run, StopMode::Now, why, &TraceContext::default());
             } else {
                 core.kill_when_linked.borrow_mut().insert(run, why);
             }
         });
     }
 
-    fn launch(self: &Rc<Self>, plan: Plan) {
+    fn launch(self: &Rc<Self>, mut plan: Plan) {
         let core = Rc::clone(self);
+        let mut span = account::restarting(&mut plan);
         actix::spawn(async move {
             let started = core.try_launch(&plan).await;
             let effects = match started {
-                Ok(stream) => return core.linked(&plan.run, stream, 0),
-                Err(why) => core.fleet.borrow_mut().not_started(&plan.run, why, now()),
+                Ok(stream) => {
+                    drop(span);
+                    return core.linked(&plan.run, stream, 0);
+                }
+                Err(why) => {
+                    if let Some(span) = &mut span {
+                        span.fail("not-started", &why);
+                    }
+                    core.fleet.borrow_mut().not_started(&plan.run, why, now())
+                }
             };
             core.carry_out(effects);
         });
@@ -546,7 +593,7 @@ impl Core {
         self.links.borrow_mut().insert(run.clone(), link);
         let killed = self.kill_when_linked.borrow_mut().remove(run);
         if let Some(why) = killed {
-            self.stop(run, StopMode::Now, why, None);
+            self.stop(run, StopMode::Now, why, &TraceContext::default());
         }
         self.changed.send_replace(());
     }
@@ -561,17 +608,19 @@ impl Core {
             Told::Record(record) => self.recorded(run, &record),
             Told::Done { id } => {
                 self.swaps.borrow_mut().remove(&id);
+                self.account.done(id);
                 Vec::new()
             }
             Told::Refused { id, why } => {
                 let swap = self.swaps.borrow_mut().remove(&id);
-                tracing::warn!(%run, why, "a run-host refused a request");
+                self.account.refused(id, &why);
                 match swap {
                     Some(hash) => self.fleet.borrow_mut().swap_refused(run, &hash, why, now()),
                     None => Vec::new(),
                 }
             }
             Told::Lost { why } => {
+                self.account.over(run);
                 let core = Rc::clone(self);
                 let folder = self.settings.runs_dir.join(run.as_str());
                 actix::spawn(async move {
@@ -589,11 +638,12 @@ impl Core {
     }
 
     fn recorded(&self, run: &RunId, record: &Record) -> Vec<Effect> {
+        self.account.recorded(run, &record.step);
         self.fleet.borrow_mut().happened(run, &record.step, now())
     }
 
-    async fn start_run(self: Rc<Self>, ask: StartRun) -> Result<Run, RunRefusal> {
-        let wish = self.wish(ask).await?;
+    async fn start_run(self: Rc<Self>, ask: StartRun, trace: TraceContext) -> Result<Run, RunRefusal> {
+        let wish = self.wish(ask, trace).await?;
         let entry = wish.entry.clone();
         let started = self.fleet.borrow_mut().start(wish, now());
         let (run, effects) = match started {
@@ -617,7 +667,7 @@ impl Core {
     }
 
     /// What the client means; orders the builds of a file that is not watched yet and waits for the first.
-    async fn wish(self: &Rc<Self>, ask: StartRun) -> Result<Wish, RunRefusal> {
+    async fn wish(self: &Rc<Self>, ask: StartRun, trace: TraceContext) -> Result<Wish, RunRefusal> {
         let restarts = ask.owner == Owner::Server;
         let entry = match &ask.file {
             None => self.settings.entry.clone(),
@@ -637,7 +687,7 @@ impl Core {
             }
         }
         self.wait_until(FIRST_BUILD_LIMIT, |fleet| fleet.knows(&entry).then_some(())).await;
-        Ok(Wish { entry, shown_entry, file, restarts })
+        Ok(Wish { entry, shown_entry, file, restarts, trace })
     }
 
     fn unwatch_if_unused(&self, entry: EntryPath) {
@@ -722,8 +772,8 @@ impl Handler<Envelope<StartRun>> for Registry {
     fn handle(&mut self, envelope: Envelope<StartRun>, _: &mut Context<Self>) -> Self::Result {
         let core = Rc::clone(&self.core);
         Box::pin(async move {
-            let (ask, _held) = envelope.open();
-            core.start_run(ask).await
+            let (ask, held) = envelope.open();
+            core.start_run(ask, held.trace().clone()).await
         })
     }
 }

@@ -137,9 +137,9 @@ async fn deliver<M: Wire>(
 ) -> Result<M::Reply, AskError<M::Refusal>> {
     let not_delivered = |why: &'static str| AskError::NotDelivered { peer: M::NAME, why: why.into() };
     let recipient = inbox.recipient().ok_or_else(|| not_delivered("it is not running"))?;
-    let permit = inbox.permit().ok_or_else(|| not_delivered("its inbox is full"))?;
+    let place = inbox.place().ok_or_else(|| not_delivered("its inbox is full"))?;
     let deadline = Instant::now() + budget;
-    let envelope = Envelope::new(message, trace, deadline, permit);
+    let envelope = Envelope::new(message, trace, deadline, place);
     match tokio::time::timeout(budget, recipient.send(envelope)).await {
         Ok(Ok(answer)) => answer.map_err(AskError::Refused),
         Ok(Err(actix::MailboxError::Closed)) => {

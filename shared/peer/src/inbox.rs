@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use actix::Recipient;
 use arc_swap::ArcSwapOption;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wire::{TraceContext, Wire};
 
 use crate::ask::Peer;
+use crate::room::{Place, Room};
 
 /// A message as a handler gets it. It holds a place in the inbox until it is dropped.
 ///
@@ -29,7 +29,7 @@ pub struct Envelope<M: Wire> {
 pub struct Held {
     trace: TraceContext,
     deadline: Instant,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Held {
@@ -45,13 +45,8 @@ impl Held {
 }
 
 impl<M: Wire> Envelope<M> {
-    pub(crate) fn new(
-        message: M,
-        trace: TraceContext,
-        deadline: Instant,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
-        Self { message, held: Held { trace, deadline, _permit: permit } }
+    pub(crate) fn new(message: M, trace: TraceContext, deadline: Instant, place: Place) -> Self {
+        Self { message, held: Held { trace, deadline, _place: place } }
     }
 
     /// What is asked.
@@ -83,28 +78,19 @@ impl<M: Wire> actix::Message for Envelope<M> {
 /// The bounded entrance to the actor that handles `M`.
 pub struct Inbox<M: Wire> {
     recipient: Arc<ArcSwapOption<Recipient<Envelope<M>>>>,
-    permits: Arc<Semaphore>,
-    capacity: usize,
+    room: Arc<Room>,
 }
 
 impl<M: Wire> Clone for Inbox<M> {
     fn clone(&self) -> Self {
-        Self {
-            recipient: Arc::clone(&self.recipient),
-            permits: Arc::clone(&self.permits),
-            capacity: self.capacity,
-        }
+        Self { recipient: Arc::clone(&self.recipient), room: Arc::clone(&self.room) }
     }
 }
 
 impl<M: Wire> Inbox<M> {
     /// An inbox for at most `capacity` messages, pointed at nobody yet.
     pub fn new(capacity: usize) -> Self {
-        Self {
-            recipient: Arc::new(ArcSwapOption::empty()),
-            permits: Arc::new(Semaphore::new(capacity)),
-            capacity,
-        }
+        Self { recipient: Arc::new(ArcSwapOption::empty()), room: Room::new(M::NAME, capacity) }
     }
 
     /// From now on messages go to `recipient`.
@@ -124,19 +110,19 @@ impl<M: Wire> Inbox<M> {
 
     /// Messages that are queued or being handled.
     pub fn depth(&self) -> usize {
-        self.capacity - self.permits.available_permits()
+        self.room.taken()
     }
 
     /// Whether there is no place left.
     pub fn is_full(&self) -> bool {
-        self.permits.available_permits() == 0
+        self.room.is_full()
     }
 
     pub(crate) fn recipient(&self) -> Option<Arc<Recipient<Envelope<M>>>> {
         self.recipient.load_full()
     }
 
-    pub(crate) fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.permits).try_acquire_owned().ok()
+    pub(crate) fn place(&self) -> Option<Place> {
+        Room::take(&self.room)
     }
 }

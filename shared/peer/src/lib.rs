@@ -9,7 +9,6 @@
 //!
 //! Handlers accept only [`Envelope<M>`], which carries the trace context, the deadline and the permit that bounds
 //! the inbox, so none of them can be lost on the local path.
-
 //!
 //! Between processes both go over HTTP: [`Exchange`] is the entrance to a process, [`Remote`] the way to another one,
 //! [`Followed`] a feed from there. Actors cannot tell which way a message came.
@@ -22,6 +21,7 @@ mod follow;
 mod header;
 mod inbox;
 mod remote;
+mod room;
 pub mod sse;
 
 pub use artifact::bring_here;

@@ -1,18 +1,34 @@
-//! Logs of every part: on standard error, one line an event, by level and by part.
+//! Logs, traces and metrics of every part.
 //!
-//! Standard output is not touched: it belongs to what a command answers.
+//! - Logs go to standard error, one line an event, by level and by part. Standard output is not touched: it belongs
+//!   to what a command answers. What is logged inside [`Span::scope`] carries the ids of its trace.
+//! - Traces go to an OpenTelemetry collector when one is configured by the standard variables: see [`trace`]. They
+//!   cost nothing when none is.
+//! - Metrics are counted always and shown by whoever serves `GET /metrics`: see [`metrics`].
+
+mod export;
+pub mod metrics;
+mod settings;
+pub mod trace;
 
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
+pub use trace::{Service, Span, shutdown};
+
 /// The variable that chooses what is logged, such as `info` or `warn,train_registry=debug`.
 pub const LOG_VARIABLE: &str = "MIDRUN_LOG";
 
-/// Starts logging for this process. A second call changes nothing.
+/// Starts logging for this process, and tracing if a collector is configured. A second call changes nothing.
 ///
 /// An unreadable filter is said on standard error and replaced by the default, `warn`.
 pub fn start() {
+    start_logs();
+    trace::start();
+}
+
+fn start_logs() {
     let wanted = std::env::var(LOG_VARIABLE).unwrap_or_default();
     let wanted = if wanted.trim().is_empty() { "warn" } else { wanted.trim() };
     let filter = EnvFilter::try_new(wanted).unwrap_or_else(|error| {

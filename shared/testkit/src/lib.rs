@@ -6,6 +6,7 @@
 
 mod binary;
 mod client;
+mod collector;
 mod command;
 mod dev;
 mod faulty;
@@ -23,6 +24,7 @@ mod trainers;
 
 pub use binary::midrun;
 pub use client::{Answer, Ask, Client, Streamed};
+pub use collector::{Collected, Collector};
 pub use command::{Ended, Midrun, Running};
 pub use dev::{Dev, DevOptions};
 pub use faulty::{Fault, FaultyControlPlane};

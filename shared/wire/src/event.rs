@@ -86,6 +86,9 @@ pub struct RebuildFrame {
     pub timings: Timings,
     /// The trace of this rebuild, when tracing is on.
     pub trace_id: Option<String>,
+    /// Where in that trace the decisions stand, when tracing is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 /// A run that a rebuild concerns.
@@ -145,6 +148,12 @@ pub struct ErrorFrame {
     /// The files that changed.
     #[serde(default)]
     pub changed: Vec<String>,
+    /// The trace of this rebuild, when tracing is on.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "traceId")]
+    pub trace_id: Option<String>,
+    /// Where in that trace it was known to have failed, when tracing is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 /// The one value of an error frame's `type`.

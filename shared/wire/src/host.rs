@@ -258,6 +258,9 @@ pub enum RunnerSays {
         #[serde(default)]
         step: Option<u64>,
     },
+    /// The first callback under new code was called. Only where the code came with a trace, and the runner's process
+    /// has no OpenTelemetry SDK that would tell it.
+    Callback(FirstCallback),
     /// Training came to an end of its own.
     Finished {
         /// The job's final status, or what the trainer said.
@@ -266,6 +269,24 @@ pub enum RunnerSays {
         #[serde(default)]
         reason: Option<String>,
     },
+}
+
+/// The first callback under new code.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FirstCallback {
+    /// The code.
+    pub content_hash: ContentHash,
+    /// The callback, such as `onLog`.
+    pub name: String,
+    /// From its call to its end, milliseconds.
+    #[serde(deserialize_with = "crate::number::fraction")]
+    pub took_ms: f64,
+    /// It did not throw.
+    pub ok: bool,
+    /// The trace that brought the code.
+    #[serde(default)]
+    pub traceparent: Option<String>,
 }
 
 /// From a host to its runner, over file descriptor 3.

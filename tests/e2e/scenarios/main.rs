@@ -24,4 +24,5 @@ mod swap;
 mod take_up;
 mod terminals;
 mod ticks;
+mod traces;
 mod training;

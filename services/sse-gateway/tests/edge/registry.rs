@@ -351,6 +351,8 @@ pub(crate) fn error_frame(message: &str) -> DevEvent {
         message: message.to_owned(),
         diagnostics: Vec::new(),
         changed: Vec::new(),
+        trace_id: None,
+        traceparent: None,
     })
 }
 

@@ -17,6 +17,7 @@ export type RunnerMessage =
   | { type: "checkpoint"; step: number }
   | { type: "swapped"; contentHash: string; tookMs: number; traceparent?: string }
   | { type: "swapSkipped"; contentHash: string; reason: string; traceparent?: string }
+  | { type: "callback"; contentHash: string; name: string; tookMs: number; ok: boolean; traceparent: string }
   | { type: "earlyStop"; phase: "waiting" | "cancelling" | "done" | "failed"; step?: number }
   | { type: "finished"; status: string; reason?: string };
 

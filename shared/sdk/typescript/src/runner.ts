@@ -17,6 +17,7 @@ import { findTrainer, missingTrainer, type RunnableTrainer } from "./discovery.t
 import { drain } from "./drain.ts";
 import { limits } from "./environment.ts";
 import { reach } from "./failpoint.ts";
+import { watchFirst } from "./first-callback.ts";
 import { importArtifact } from "./import-artifact.ts";
 import { cancelJob, exitBy, STOP_SIGNALS, stopEarly, type StopSignal } from "./stop.ts";
 import { Swaps } from "./swap.ts";
@@ -79,6 +80,7 @@ class Runner {
       cancelling: (step) => this.#channel.send({ type: "earlyStop", phase: "cancelling", ...(step !== undefined && { step }) }),
     });
     this.#trainer = trainer;
+    this.#watchFirst(trainer);
     this.#swaps = new Swaps({ trainer, configHash: hash }, (message) => this.#channel.send(message));
     const name = typeof trainer.name === "string" ? trainer.name : null;
     reach("runner.imported");
@@ -90,6 +92,15 @@ class Runner {
       canSwap: canSwap(trainer),
     });
     return trainer;
+  }
+
+  /** A run that was started because of a save stands in that save's trace with its first callback. */
+  #watchFirst(trainer: RunnableTrainer): void {
+    const traceparent = process.env["TRACEPARENT"];
+    const [inspect, replace] = [ability(trainer, "inspect"), ability(trainer, "replaceCallbacks")];
+    if (!traceparent || !this.#channel.present || !this.#ours || inspect === undefined) return;
+    const code = { contentHash: this.#contentHash, traceparent };
+    replace?.(watchFirst(inspect().callbacks ?? {}, code, (message) => this.#channel.send(message)));
   }
 
   /** Whether `createTrainer` made the trainer. */

@@ -9,6 +9,7 @@ import { configHash } from "./canonical.ts";
 import type { ArtifactMessage, RunnerMessage } from "./control-channel.ts";
 import { findTrainer, type RunnableTrainer } from "./discovery.ts";
 import { reach } from "./failpoint.ts";
+import { watchFirst } from "./first-callback.ts";
 import { importArtifact } from "./import-artifact.ts";
 
 /** How long an artifact may take to be imported, milliseconds. */
@@ -62,7 +63,7 @@ export class Swaps {
     // Answered when a newer one took its place.
     if (this.#importing !== artifact) return;
     this.#importing = undefined;
-    const refused = "reason" in outcome ? outcome.reason : this.#replace(outcome.exports);
+    const refused = "reason" in outcome ? outcome.reason : this.#replace(outcome.exports, artifact);
     if (refused !== undefined) return this.#skip(artifact, refused);
     reach("runner.swapped");
     const tookMs = Math.round((performance.now() - rangAt) * 1000) / 1000;
@@ -71,7 +72,7 @@ export class Swaps {
   }
 
   /** Why the callbacks were not replaced, if they were not. */
-  #replace(exports: Record<string, unknown>): string | undefined {
+  #replace(exports: Record<string, unknown>, artifact: ArtifactMessage): string | undefined {
     const replace = ability(this.#target.trainer, "replaceCallbacks");
     if (replace === undefined) return "the running trainer cannot take new callbacks";
     const trainer = findTrainer(exports);
@@ -83,7 +84,7 @@ export class Swaps {
       const hash = configHash(config);
       if (hash === null || this.#target.configHash === null) return "without its config nobody can tell whether it changed";
       if (hash !== this.#target.configHash) return "the config is another than the run was started with";
-      replace(callbacks ?? {});
+      replace(watchFirst(callbacks ?? {}, artifact, this.#send));
       return undefined;
     } catch (error) {
       return `the callbacks could not be taken over: ${said(error)}`;
