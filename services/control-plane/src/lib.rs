@@ -72,9 +72,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use execution::hosts_by_job;
 pub use server::Handle;
 pub use settings::{ExecutorSetting, HostSetting, Settings};
+pub use state_dir::Deserted;
 
 use crate::core::Core;
 use crate::state_dir::StateDir;

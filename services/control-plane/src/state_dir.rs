@@ -11,10 +11,51 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::OpenError;
+use crate::execution::hosts_by_job;
 
 /// How long an earlier holder, which may just be ending, is waited for.
 const PATIENCE: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(10);
+
+const LOCK: &str = "control-plane.lock";
+
+/// The folder of a control plane that is gone: no other one has it until this is dropped.
+#[derive(Debug)]
+pub struct Deserted {
+    path: PathBuf,
+    lock: File,
+}
+
+impl Deserted {
+    /// Takes the folder `path`. Nothing where a control plane is there, or where none ever was.
+    ///
+    /// # Errors
+    /// When the folder cannot be used.
+    pub fn take(path: &Path) -> io::Result<Option<Self>> {
+        let lock = match File::open(path.join(LOCK)) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(Self { path: path.to_owned(), lock })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// The folders in which the hosts of its executors are, by job. Blocks on the disk.
+    pub fn hosts_by_job(&self) -> Vec<(String, PathBuf)> {
+        hosts_by_job(&self.path)
+    }
+}
+
+impl Drop for Deserted {
+    fn drop(&mut self) {
+        // Closing it would not do, as below. That it fails means that the lock is gone.
+        let _ = self.lock.unlock();
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct StateDir {
@@ -32,7 +73,7 @@ impl StateDir {
             .create(true)
             .truncate(false)
             .write(true)
-            .open(absolute.join("control-plane.lock"))
+            .open(absolute.join(LOCK))
             .map_err(unusable)?;
         let until = Instant::now() + PATIENCE;
         loop {
@@ -84,6 +125,20 @@ mod tests {
         let first = StateDir::take(&path).await.expect("the folder is free");
         assert!(matches!(StateDir::take(&path).await, Err(OpenError::InUse { .. })));
         first.release();
+        StateDir::take(&path).await.expect("the folder is free again");
+    }
+
+    #[tokio::test]
+    async fn what_is_deserted_is_taken_and_what_is_in_use_is_not() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("state");
+        assert!(Deserted::take(&path).expect("nothing is there").is_none());
+        let there = StateDir::take(&path).await.expect("the folder is free");
+        assert!(Deserted::take(&path).expect("it can be read").is_none(), "a control plane is there");
+        there.release();
+        let deserted = Deserted::take(&path).expect("it can be read").expect("nobody has it");
+        assert!(matches!(StateDir::take(&path).await, Err(OpenError::InUse { .. })));
+        drop(deserted);
         StateDir::take(&path).await.expect("the folder is free again");
     }
 

@@ -22,9 +22,9 @@ use crate::store::Life;
 /// The folder of a job's lives, in the job's.
 pub(crate) const LIVES: &str = "lives";
 
-/// The folders in which the hosts of executors are, by job, of the control plane whose folder is `state_dir`, whether
-/// or not it is there. Blocks on the disk.
-pub fn hosts_by_job(state_dir: &Path) -> Vec<(String, PathBuf)> {
+/// The folders in which the hosts of executors are, by job, of the control plane whose folder is `state_dir`. Blocks on
+/// the disk.
+pub(crate) fn hosts_by_job(state_dir: &Path) -> Vec<(String, PathBuf)> {
     let jobs = std::fs::read_dir(state_dir.join(JOBS)).into_iter().flatten().filter_map(Result::ok);
     let lives = jobs.filter_map(|job| Some((job.file_name().into_string().ok()?, job.path().join(LIVES))));
     let mut lives: Vec<_> = lives.filter(|(_, lives)| lives.is_dir()).collect();

@@ -44,8 +44,7 @@ use stopping::Stopping;
 
 pub(crate) use executor::{Executor, Pipes, feed, sweep};
 pub(crate) use journal::tail;
-pub(crate) use life::LIVES;
-pub use life::hosts_by_job;
+pub(crate) use life::{LIVES, hosts_by_job};
 pub(crate) use lines::Lines;
 
 /// How long a host may take to go once its job is accounted for.

@@ -80,10 +80,14 @@ async fn reap(project: &Project, args: &cli::Reap) -> Result<Report, Failure> {
 }
 
 /// Ends the executors of the project's own control plane, which is in its server. Their jobs are not over: the next one
-/// goes on with each from its newest checkpoint, unless it is cancelled.
+/// goes on with each from its newest checkpoint, unless it is cancelled. Where the control plane is there, since `midrun
+/// start` lends it to a runner, nothing is done.
 async fn reap_executors(state_dir: &Path, scope: &Scope) -> Result<Report, String> {
     let mut report = Report::default();
-    for (_job, runs_dir) in control_plane::hosts_by_job(&state_dir.join("control-plane")) {
+    let folder = state_dir.join("control-plane");
+    let deserted = control_plane::Deserted::take(&folder)
+        .map_err(|error| format!("{} cannot be used: {error}", folder.display()))?;
+    for (_job, runs_dir) in deserted.iter().flat_map(control_plane::Deserted::hosts_by_job) {
         report.add(train_registry::reap_hosted(Scope { runs_dir, ..scope.clone() }).await?);
     }
     Ok(report)

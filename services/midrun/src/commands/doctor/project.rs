@@ -127,12 +127,13 @@ pub(super) fn runs(project: &Path, has_server: bool) -> Check {
 }
 
 /// Whether executors of the project's own control plane go on with no server there to look after them. Nothing where
-/// there are none, or where a server is there.
+/// there are none, or where a server or `midrun start` is there.
 pub(super) fn executors(project: &Path, has_server: bool) -> Option<Check> {
     if has_server {
         return None;
     }
-    let hosts = control_plane::hosts_by_job(&state::state_dir(project).join("control-plane"));
+    let folder = state::state_dir(project).join("control-plane");
+    let hosts = control_plane::Deserted::take(&folder).ok().flatten()?.hosts_by_job();
     let is_hosted = |lives: &Path| {
         let lives = std::fs::read_dir(lives).into_iter().flatten().filter_map(Result::ok);
         lives.map(|life| remains(&life.path())).any(|remains| remains == Remains::Hosted)
@@ -254,6 +255,7 @@ mod tests {
         assert_eq!(executors(project, false), None);
         let life = project.join(".midrun/control-plane/jobs/j1/lives").join(RunId::fresh().as_str());
         std::fs::create_dir_all(&life).unwrap();
+        std::fs::write(project.join(".midrun/control-plane/control-plane.lock"), "").unwrap();
         let own = process::Identity::own().unwrap();
         let dead = process::Identity { start_time: own.start_time + 1, ..own.clone() };
         std::fs::write(life.join("host.json"), serde_json::to_vec(&dead).unwrap()).unwrap();
