@@ -142,7 +142,8 @@ test("an interrupted stream says so until the next frame, and nothing is lost or
 
 test("a job that cannot be read at first is read again", async () => {
   const job = page.url().split("/").at(-1);
-  const other = await stage.page("#/");
+  // No page that reads jobs by itself.
+  const other = await stage.page("#/terminal");
   let refused = 0;
   await other.route(`**/api/jobs/${job}?events=500`, (route) => (refused++ < 2 ? route.fulfill({ status: 502, json: { error: "the control plane is away" } }) : route.continue()));
   await other.goto(`${stage.server.url}/#/jobs/${job}`);

@@ -49,7 +49,7 @@ export function App() {
       <Head now={now} />
       <State />
       <main id="main" ref={main} tabIndex={-1}>
-        <Page now={now} />
+        {admission.value === "shut" ? <div class="page"><Empty icon="warning" title="Nothing can be shown without the server's token" /></div> : <Page now={now} />}
       </main>
       {helpIsOpen.value && <Help />}
       <Notice />
@@ -119,7 +119,7 @@ function Head({ now }: { now: Route }) {
 const LINKS = { connecting: ["idle", "Connecting"], live: ["good", "Live"], away: ["bad", "Reconnecting"] } as const;
 
 function LinkState() {
-  const [tone, text] = LINKS[tab.link.value];
+  const [tone, text] = admission.value === "shut" ? (["bad", "Shut out"] as const) : LINKS[tab.link.value];
   return <span class={`link ${tone}`} role="status" data-testid="link"><i />{text}</span>;
 }
 

@@ -176,7 +176,7 @@ function Hover({ data, at, axis, smoothing, marks, picture }: { data: uPlot.Alig
   return (
     <div class="legend" data-testid="legend" data-hover={at === null ? "" : "on"}>
       <span class="mono">{at === null ? "newest: " : ""}step {steps === undefined ? "–" : whole(steps)}{when && ` · ${when}`}</span>
-      {raw !== undefined && raw !== null && <span class="key loss"><i />loss <b class="mono">{figure(raw)}</b></span>}
+      {raw !== undefined && raw !== null && <span class={smoothing > 0 ? "key loss faint" : "key loss"}><i />loss <b class="mono">{figure(raw)}</b></span>}
       {smoothing > 0 && smooth !== undefined && smooth !== null && <span class="key loss"><i />smoothed <b class="mono">{figure(smooth)}</b></span>}
       {tested !== undefined && tested !== null && <span class="key eval"><i />eval loss <b class="mono">{figure(tested)}</b></span>}
       {here.map(({ kind }) => <span key={kind} class={`key ${kind}`}><i />{kind === "restart" ? "restarted here" : "checkpoint"}</span>)}
@@ -209,7 +209,7 @@ function options(
     axis === "wall" ? {} : { values: (_, splits) => splits.map((split) => (axis === "step" ? whole(split) : span(split * 1000))) };
   return {
     ...sizeOf(box),
-    padding: [8, 10, 0, 0],
+    padding: [8, 28, 0, 0],
     legend: { show: false },
     scales: { x: { time: axis === "wall", auto: false }, y: log ? { distr: 3, log: 10 } : {} },
     axes: [

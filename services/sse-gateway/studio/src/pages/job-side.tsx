@@ -36,7 +36,7 @@ export function Artifacts({ id, job, feed, series }: { id: string; job: Job | nu
   if (steps.length === 0 && job?.status !== "completed") return null;
   const to = (step?: number) => `#/playground?job=${encodeURIComponent(id)}${step === undefined ? "" : `&step=${step}`}`;
   return (
-    <Panel title="Artifacts" extra={<span class="muted">{steps.length} checkpoints</span>}>
+    <Panel title="Artifacts" extra={<span class="muted">{steps.length === 1 ? "1 checkpoint" : `${steps.length} checkpoints`}</span>}>
       <ul class="artifacts">
         {job?.status === "completed" && <li><b>Final model</b><a href={to()} aria-label="Try it: final model">Try it</a></li>}
         {steps.slice(-LISTED).reverse().map((step) => <li key={step}><span>Checkpoint at step <b class="mono">{whole(step)}</b></span><a href={to(step)} aria-label={`Try it: checkpoint at step ${step}`}>Try it</a></li>)}

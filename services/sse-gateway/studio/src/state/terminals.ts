@@ -119,7 +119,7 @@ export class TerminalSession {
 
   private on({ event, data }: Frame) {
     if (event === "topic.missing") this.ended.value ??= data?.error ?? "there is no such terminal";
-    else if (event === "topic.end") this.ended.value ??= "the shell ended";
+    else if (event === "topic.end") this.ended.value ??= "The shell ended.";
     else if (!event.startsWith("topic.")) this.take(event, data as LogRecord);
   }
 
@@ -137,7 +137,7 @@ export class TerminalSession {
       this.commands.value = this.commands.value.map((one) => (one.id === command ? { ...one, exitCode, durationMs } : one));
     } else if (name === "exit") {
       const code = record["exitCode"];
-      this.ended.value = typeof code === "number" ? `the shell ended with ${code}` : String(record["reason"] ?? "the shell ended");
+      this.ended.value = typeof code === "number" ? `The shell ended with ${code}.` : String(record["reason"] ?? "The shell ended.");
       void readTerminals();
     }
   }
