@@ -109,16 +109,15 @@ impl Exchange {
 }
 
 impl Door {
-    /// # Errors
     /// The answer for whoever may not come in.
-    fn admit(&self, request: &HttpRequest) -> Result<(), HttpResponse> {
+    fn turn_away(&self, request: &HttpRequest) -> Option<HttpResponse> {
         let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
         if let Some(secret) = &self.secret {
             let shown = text(AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer "));
             let knows = shown.is_some_and(|shown| shown.as_bytes().ct_eq(secret.expose().as_bytes()).into());
             if !knows {
                 let what = "the peer secret is missing or another one: give each service the same file in MIDRUN_PEER_TOKEN_FILE";
-                return Err(self.say(StatusCode::UNAUTHORIZED, what));
+                return Some(self.say(StatusCode::UNAUTHORIZED, what));
             }
         }
         let spoken = text(header::PROTOCOL).unwrap_or("none");
@@ -127,14 +126,10 @@ impl Door {
                 "this service speaks peer protocol {}, and the other one {spoken}: run the same midrun everywhere",
                 header::VERSION
             );
-            return Err(self.say(StatusCode::UPGRADE_REQUIRED, &what));
+            return Some(self.say(StatusCode::UPGRADE_REQUIRED, &what));
         }
-        match text(header::LIFE) {
-            Some(life) if life != self.life => {
-                Err(self.say(StatusCode::PRECONDITION_FAILED, "that was another life of this service"))
-            }
-            _ => Ok(()),
-        }
+        let other_life = text(header::LIFE).is_some_and(|life| life != self.life);
+        other_life.then(|| self.say(StatusCode::PRECONDITION_FAILED, "that was another life of this service"))
     }
 
     fn say(&self, status: StatusCode, what: &str) -> HttpResponse {
@@ -180,7 +175,7 @@ impl<M: Wire> Desk<M> {
 }
 
 async fn take<M: Wire>(desk: Data<Desk<M>>, request: HttpRequest, body: Bytes) -> HttpResponse {
-    if let Err(answer) = desk.door.admit(&request) {
+    if let Some(answer) = desk.door.turn_away(&request) {
         return answer;
     }
     let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
@@ -260,7 +255,7 @@ struct Shelf<E> {
 }
 
 async fn show<E: FeedEvent>(shelf: Data<Shelf<E>>, request: HttpRequest) -> HttpResponse<BoxBody> {
-    if let Err(answer) = shelf.door.admit(&request) {
+    if let Some(answer) = shelf.door.turn_away(&request) {
         return answer;
     }
     let last = request.headers().get(header::LAST_EVENT_ID).and_then(|id| id.to_str().ok());
@@ -292,7 +287,7 @@ struct Lender {
 }
 
 async fn lend(lender: Data<Lender>, request: HttpRequest, hash: web::Path<String>) -> HttpResponse {
-    if let Err(answer) = lender.door.admit(&request) {
+    if let Some(answer) = lender.door.turn_away(&request) {
         return answer;
     }
     let is_address = hash.len() == 64 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));

@@ -1,5 +1,7 @@
 //! Requests and feeds between processes: a real server, real connections, and a proxy that spoils them.
 
+#![allow(clippy::unwrap_used, reason = "what the tests' helpers cannot do fails the test")]
+
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

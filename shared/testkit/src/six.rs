@@ -47,11 +47,12 @@ impl Others {
             let mut process = wanted.clone().env("MIDRUN_PEERS__LISTEN", "127.0.0.1:0").start();
             let address = told(&mut process, "serving").await;
             let place = address.trim_start_matches("http://").trim_end_matches('/').to_owned();
-            if name == "control-plane" {
-                common = common.env("MIDRUN_CONTROL_PLANE_URL", told(&mut process, "control-plane").await);
-            }
-            let variable = format!("MIDRUN_PEERS__{}", name.replace('-', "_").to_uppercase());
-            common = common.env(&variable, address);
+            common = if name == "control-plane" {
+                common.env("MIDRUN_CONTROL_PLANE_URL", told(&mut process, "control-plane").await)
+            } else {
+                let variable = format!("MIDRUN_PEERS__{}", name.replace('-', "_").to_uppercase());
+                common.env(&variable, address)
+            };
             let command = wanted.env("MIDRUN_PEERS__LISTEN", place);
             others.services.push(Service { name, command, process: Some(process) });
         }
