@@ -351,7 +351,7 @@ async fn a_followed_feed_goes_on_where_its_connection_broke_and_into_the_writer_
     service.stop().await;
     let next = Service::start(TcpListener::bind(address).unwrap(), 8);
     next.beats.publish(Beat { key: 1, n: 9 });
-    assert_eq!(drain(&mut reader, 1).await, [(9, true)]);
+    assert_eq!(drain(&mut reader, 1).await, [(9, false)]);
     drop(followed);
     next.stop().await;
 }
