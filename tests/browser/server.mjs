@@ -28,6 +28,8 @@ export class Project {
       filter: (path) => !/[/\\](node_modules|\.midrun)$/.test(path),
     });
     mkdirSync(join(this.home, "run"), { mode: 0o700 });
+    /** Further variables of the server's environment. @type {Record<string, string>} */
+    this.environment = {};
   }
 
   /** Trains by script from now on: a file below `src` for each of `scripts`, and an executor that plays them. */
@@ -93,6 +95,7 @@ export class Server {
         XDG_CONFIG_HOME: join(project.home, "config"),
         XDG_STATE_HOME: join(project.home, "state"),
         XDG_RUNTIME_DIR: join(project.home, "run"),
+        ...project.environment,
       },
     });
     const server = new Server(child);
