@@ -4,25 +4,22 @@
 //! given an address is an error before anything is started; the end is ordered and bounded as that of `midrun dev`.
 
 mod elsewhere;
+mod entrance;
 
 use std::any::Any;
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use actix_web::dev::ServerHandle;
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use peer::{Exchange, Feed, FeedWriter, Followed, Remote, bring_here};
-use serde_json::json;
-use telemetry::metrics::{OPEN_METRICS, PROMETHEUS, counted, exposition, wants_open_metrics};
 use tokio::sync::watch;
 use wire::message::FeedEvent;
 use wire::{Acting, BuildEvent, BuildOutcome, ControlPlane, DevEvent, Rebuild, Secret};
 
 use self::elsewhere::{Elsewhere, peer_of};
+use self::entrance::Entrance;
 use crate::address::{fresh_token, listen, url_of};
 use crate::cli::{self, Service};
 use crate::console::{Console, Greeting, Style};
@@ -34,6 +31,8 @@ use crate::{control, sdk, state_folder, wiring};
 
 /// How long each part may take to end.
 const PART_LIMIT: Duration = Duration::from_secs(5);
+/// How long a service may be away before it is said.
+const AWAY_LIMIT: Duration = Duration::from_secs(3);
 /// Events of another process that are kept for readers that are behind.
 const KEPT_EVENTS: usize = 256;
 const KEPT_BUILDS: usize = 16;
@@ -69,6 +68,7 @@ async fn serve(args: &cli::Serve, begun: Instant) -> Result<(), String> {
     let console = Console::new(Style::of(args.json));
     let mut here = Here::start(&project, &state_dir, &wanted, &elsewhere)?;
     let entrance = here.open_entrance(&elsewhere, &project, &wanted, secret)?;
+    actix::spawn(tell_of_troubles(elsewhere.trouble(None), Console::new(Style::of(args.json))));
     console.serving(&wanted.iter().map(|service| service.name()).collect::<Vec<_>>(), &entrance.url);
     if wanted.contains(&Service::SseGateway) {
         here.serve_edge(&project, &elsewhere, &state_dir, args, begun)?;
@@ -435,6 +435,30 @@ impl Here {
     }
 }
 
+/// Says when a service stays away, and when all are there again.
+async fn tell_of_troubles(mut trouble: watch::Receiver<Option<String>>, console: Console) {
+    let mut is_said = false;
+    while trouble.changed().await.is_ok() {
+        let away = trouble.borrow_and_update().clone();
+        match away {
+            None if is_said => {
+                console.warn("every service is reached again");
+                is_said = false;
+            }
+            Some(_) if !is_said => {
+                // One that is being started again is back in a moment.
+                let back = trouble.wait_for(Option::is_none);
+                if tokio::time::timeout(AWAY_LIMIT, back).await.is_err() {
+                    let what = trouble.borrow_and_update().clone().unwrap_or_default();
+                    console.warn(&format!("{what}; start it, or set peers.… to where it is"));
+                    is_said = true;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Tells whoever follows as whom this process acts.
 fn tell_others(mut known: watch::Receiver<Option<ControlPlane>>) -> Feed<Acting> {
     let writer = FeedWriter::new(1);
@@ -456,68 +480,5 @@ async fn act_as(acting: Feed<Acting>, tell: watch::Sender<Option<ControlPlane>>)
     let mut acting = acting.read(peer::Start::Snapshot);
     while let Some(delivery) = acting.next().await {
         tell.send_replace(delivery.event.control_plane.clone());
-    }
-}
-
-/// Where the other processes come in.
-struct Entrance {
-    url: String,
-    exchange: Exchange,
-    server: ServerHandle,
-}
-
-impl Entrance {
-    fn open(
-        listener: TcpListener,
-        exchange: Exchange,
-        trouble: watch::Receiver<Option<String>>,
-        names: Vec<&'static str>,
-    ) -> Result<Self, String> {
-        let url = url_of(&listener)?;
-        let routes = exchange.clone();
-        let server = HttpServer::new(move || {
-            let (trouble, names) = (trouble.clone(), names.clone());
-            App::new()
-                .configure(|app| routes.configure(app))
-                .route("/healthz", web::get().to(async || HttpResponse::Ok().json(json!({ "ok": true }))))
-                .route("/metrics", web::get().to(metrics))
-                .route("/readyz", web::get().to(move || ready(trouble.clone(), names.clone())))
-        });
-        let server = server
-            .workers(1)
-            .disable_signals()
-            .tcp_nodelay(true)
-            // A connection that is cut is noticed although nothing is written to it.
-            .h1_allow_half_closed(false)
-            .shutdown_timeout(PART_LIMIT.as_secs())
-            .listen(listener)
-            .map_err(|error| format!("{url} cannot be served: {error}"))?
-            .run();
-        let handle = server.handle();
-        tokio::spawn(server);
-        Ok(Self { url, exchange, server: handle })
-    }
-
-    async fn close(&self) {
-        self.exchange.close_feeds();
-        if tokio::time::timeout(PART_LIMIT, self.server.stop(true)).await.is_err() {
-            tracing::warn!("some answers to other services are cut short");
-        }
-    }
-}
-
-/// `GET /metrics`: what the services here count.
-async fn metrics(request: HttpRequest) -> HttpResponse {
-    let accept = request.headers().get("accept").and_then(|value| value.to_str().ok());
-    let is_open = wants_open_metrics(accept);
-    let text = exposition(&[counted().registrar()], is_open);
-    HttpResponse::Ok().content_type(if is_open { OPEN_METRICS } else { PROMETHEUS }).body(text)
-}
-
-/// `GET /readyz`: the services here have all that they need.
-async fn ready(trouble: watch::Receiver<Option<String>>, names: Vec<&'static str>) -> HttpResponse {
-    match trouble.borrow().clone() {
-        None => HttpResponse::Ok().json(json!({ "ok": true, "services": names })),
-        Some(why) => HttpResponse::ServiceUnavailable().json(json!({ "error": why, "services": names })),
     }
 }

@@ -9,9 +9,11 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use actix_web::body::BoxBody;
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
+use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, Bytes, Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use actix_web_lab::sse::{self, Sse};
@@ -99,12 +101,25 @@ impl Exchange {
         for route in &self.routes {
             scope = scope.configure(|app| route(app));
         }
-        app.service(scope);
+        let door = Arc::clone(&self.door);
+        // Before anything of a body is read.
+        app.service(scope.wrap(from_fn(move |request, next| admit(Arc::clone(&door), request, next))));
     }
 
     /// Ends every feed, so that the server can end.
     pub fn close_feeds(&self) {
         self.door.closing.send_replace(true);
+    }
+}
+
+async fn admit<B: MessageBody + 'static>(
+    door: Arc<Door>,
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse, actix_web::Error> {
+    match door.turn_away(request.request()) {
+        Some(answer) => Ok(request.into_response(answer)),
+        None => next.call(request).await.map(ServiceResponse::map_into_boxed_body),
     }
 }
 
@@ -175,9 +190,6 @@ impl<M: Wire> Desk<M> {
 }
 
 async fn take<M: Wire>(desk: Data<Desk<M>>, request: HttpRequest, body: Bytes) -> HttpResponse {
-    if let Some(answer) = desk.door.turn_away(&request) {
-        return answer;
-    }
     let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let message: M = match serde_json::from_slice(&body) {
         Ok(message) => message,
@@ -255,9 +267,6 @@ struct Shelf<E> {
 }
 
 async fn show<E: FeedEvent>(shelf: Data<Shelf<E>>, request: HttpRequest) -> HttpResponse<BoxBody> {
-    if let Some(answer) = shelf.door.turn_away(&request) {
-        return answer;
-    }
     let last = request.headers().get(header::LAST_EVENT_ID).and_then(|id| id.to_str().ok());
     let start = match last.and_then(|id| id.parse::<Position>().ok()) {
         Some(at) if shelf.feed.is_in(&at) => Start::After(at),
@@ -286,10 +295,7 @@ struct Lender {
     door: Arc<Door>,
 }
 
-async fn lend(lender: Data<Lender>, request: HttpRequest, hash: web::Path<String>) -> HttpResponse {
-    if let Some(answer) = lender.door.turn_away(&request) {
-        return answer;
-    }
+async fn lend(lender: Data<Lender>, hash: web::Path<String>) -> HttpResponse {
     let is_address = hash.len() == 64 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     if !is_address {
         return lender
