@@ -55,6 +55,7 @@ impl Crew {
             evaluations: settings.max_imports,
             growth: GROWTH,
             pause: PAUSE,
+            worn: settings.max_imports.div_ceil(4),
             rest: REST,
         };
         let (tell, news) = mpsc::channel(QUEUE);

@@ -59,8 +59,10 @@ pub(crate) struct Limits {
     pub(crate) growth: u64,
     /// How long nothing must be asked before a worker is replaced for its age: that needs a processor too.
     pub(crate) pause: Duration,
-    /// How long nothing must be asked before a worker is replaced that has done a quarter of its evaluations: what
-    /// they left cannot be unloaded, and most of a day nobody saves anything.
+    /// Evaluations after which a worker is replaced as soon as nobody seems to be saving any more: what they left
+    /// cannot be unloaded, and most of a day nobody saves anything.
+    pub(crate) worn: u32,
+    /// How long nothing must be asked until then.
     pub(crate) rest: Duration,
 }
 
@@ -441,8 +443,7 @@ impl Pool {
             let overdue = worker.evaluations >= 2 * self.limits.evaluations;
             worker.asked_last + if overdue { Duration::ZERO } else { self.limits.pause }
         });
-        let rested = (worker.evaluations >= self.limits.evaluations.div_ceil(4))
-            .then(|| worker.asked_last + self.limits.rest);
+        let rested = (worker.evaluations >= self.limits.worn).then(|| worker.asked_last + self.limits.rest);
         let due = unwanted.into_iter().chain(aged).chain(rested).min()?;
         Some(self.no_successor_before.map_or(due, |at| due.max(at)))
     }

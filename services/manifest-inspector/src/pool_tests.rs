@@ -8,6 +8,7 @@ const LIMITS: Limits = Limits {
     evaluations: 4,
     growth: 1_000,
     pause: Duration::from_millis(100),
+    worn: 3,
     rest: Duration::from_millis(1_000),
 };
 
@@ -201,11 +202,15 @@ fn a_worker_is_replaced_for_its_age_in_a_pause() {
 }
 
 #[test]
-fn a_worker_that_did_a_quarter_of_its_work_is_replaced_when_nobody_saves_any_more() {
+fn a_worn_worker_is_replaced_when_nobody_saves_any_more() {
     let mut bench = Bench::warm();
-    assert_eq!(bench.after(LIMITS.rest), [], "it did nothing");
-    bench.ask(1, "a");
-    bench.said(1, told(1, 0));
+    for request in 1..LIMITS.worn.into() {
+        bench.ask(request, "a");
+        bench.said(1, told(request, 0));
+    }
+    assert_eq!(bench.after(LIMITS.rest), [], "it is not worn");
+    bench.ask(LIMITS.worn.into(), "a");
+    bench.said(1, told(LIMITS.worn.into(), 0));
     assert_eq!(bench.after(LIMITS.rest - millis(1)), []);
     assert_eq!(bench.after(millis(1)), [Act::Start(WorkerId(2))]);
     assert_eq!(bench.said(2, hello()), [Act::Kill(WorkerId(1))]);
