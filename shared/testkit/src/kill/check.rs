@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::census::{census, strangers};
 use super::injection::{Act, Injection, Outage, Victims, act};
-use super::lane::{LIMIT, Lane, id, is_at_work, is_live, until};
+use super::lane::{LIMIT, LOOK, Lane, id, is_at_work, is_live};
 use super::log_check::LogOnDisk;
 use crate::sse::Sse;
 
@@ -98,8 +98,7 @@ impl Lane {
     pub(super) async fn check(&mut self, expected: &Expected) -> Result<(), String> {
         self.everything_is_at_rest().await?;
         self.no_job_is_orphaned().await?;
-        self.no_stranger_is_left().await?;
-        let runs = self.runs().await;
+        let runs = self.no_stranger_is_left().await?;
         expected.check(&runs).map_err(|why| format!("{why}; its log ends {}", self.last_words(expected)))?;
         restarted_once(&runs)?;
         for run in &runs {
@@ -133,7 +132,7 @@ impl Lane {
                 let restless: Vec<_> = runs.iter().filter(|run| !rests(run)).collect();
                 return Err(format!("not at rest on the newest build {newest}: {restless:#?}"));
             }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -141,15 +140,22 @@ impl Lane {
         self.runs().await.into_iter().filter(is_live).collect()
     }
 
-    async fn no_stranger_is_left(&self) -> Result<(), String> {
-        let live: HashSet<String> = self.live().await.iter().map(id).collect();
+    /// Answers the runs as they were when nobody was left: the host of each that had ended was gone, and its log final.
+    async fn no_stranger_is_left(&self) -> Result<Vec<Value>, String> {
         let (marker, server) = (self.stage.home.marker(), self.server_pid());
-        let mut left = Vec::new();
-        let none = until("end of those who belong to nobody", || {
-            left = strangers(&census(&marker), server, &live);
-            left.is_empty().then_some(())
-        });
-        none.await.map_err(|why| format!("{why}: {left:?}; live: {live:?}"))
+        let end = Instant::now() + LIMIT;
+        loop {
+            let runs = self.runs().await;
+            let live: HashSet<String> = runs.iter().filter(|run| is_live(run)).map(id).collect();
+            let left = strangers(&census(&marker), server, &live);
+            if left.is_empty() {
+                return Ok(runs);
+            }
+            if Instant::now() >= end {
+                return Err(format!("those who belong to nobody do not end: {left:?}; live: {live:?}"));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// The jobs that are not terminal are those of the live runs; a run whose job has ended ends too.
@@ -166,7 +172,7 @@ impl Lane {
             if Instant::now() >= end {
                 return Err(format!("open jobs: {open:?}; jobs of live runs: {owned:?}; live: {live:#?}"));
             }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -189,7 +195,7 @@ impl Lane {
             if !is_live || Instant::now() >= end {
                 return Err(why);
             }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(LOOK).await;
             log = LogOnDisk::read(&path)?;
         }
         if is_live {

@@ -30,7 +30,7 @@ pub(super) const LIMIT: Duration = Duration::from_secs(60);
 /// How long a host stands still behind the back of a new server.
 const LOOKED_FOR: Duration = Duration::from_millis(150);
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(5);
+pub(super) const LOOK: Duration = Duration::from_millis(5);
 
 /// The port of a server of which nothing is known yet.
 const NOBODY: u16 = 1;
