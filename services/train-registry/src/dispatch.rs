@@ -7,6 +7,7 @@
 //! - a run that is ending is left alone: its successor starts on the newest good build;
 //! - callbacks are swapped only into a run whose config is known to equal the build's.
 
+use serde_json::Value;
 use wire::config::{ConfigChange, diff};
 use wire::manifest::{Good, Manifest};
 use wire::{ConfigHash, ContentHash, Decision};
@@ -35,6 +36,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) told: &'a ContentHash,
     /// The config it was started with.
     pub(crate) config_hash: Option<&'a ConfigHash>,
+    /// That config; absent when its trainer does not tell, or what it was started with is not known.
+    pub(crate) config: Option<&'a Value>,
     /// What the bytes it was last told to execute say; absent when that is not known.
     pub(crate) manifest: Option<&'a Manifest>,
     /// Whether its trainer can take new callbacks.
@@ -108,8 +111,7 @@ fn changed_config(run: &Subject<'_>, now: &Manifest) -> String {
     if run.config_hash.is_none() || now.config_hash.is_none() {
         return "this trainer does not tell its config, so a change to it cannot be ruled out".into();
     }
-    let before = run.manifest.and_then(|manifest| manifest.config.as_ref());
-    match (before, now.config.as_ref()) {
+    match (run.config, now.config.as_ref()) {
         (Some(before), Some(after)) => say(&diff(before, after)),
         _ => "the config changed".into(),
     }
@@ -133,7 +135,7 @@ pub(crate) fn say(changes: &[ConfigChange]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
     use wire::Artifact;
 
     fn manifest(config: Option<Value>, on_log: &str) -> Manifest {
@@ -253,6 +255,7 @@ mod tests {
                 stage: row.stage,
                 told: &told,
                 config_hash: before.config_hash.as_ref(),
+                config: before.config.as_ref(),
                 manifest: Some(&before),
                 can_swap: row.can_swap,
             };

@@ -167,4 +167,12 @@ fn a_swap_that_an_earlier_server_asked_for_is_not_asked_for_again() {
     let effects = second.rebuilt(rebuild("b", 0.1), "index.ts", NOW);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Swap { .. })), "{effects:?}");
     assert_eq!(second.view(&run).unwrap().content_hash, "b".into());
+
+    // What the swapped bytes say of their config went with the earlier server.
+    let effects = second.rebuilt(rebuild("c", 0.2), "index.ts", NOW);
+    let why = effects.iter().find_map(|effect| match effect {
+        Effect::EarlyStop { why, .. } => Some(why.as_str()),
+        _ => None,
+    });
+    assert_eq!(why, Some("config.learningRate 0.1 -> 0.2"));
 }

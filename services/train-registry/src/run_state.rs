@@ -307,6 +307,8 @@ impl RunState {
             stage: self.stage()?,
             told: told.hash(),
             config_hash: self.config_hash.as_ref(),
+            // A swap never changes it.
+            config: self.started_with.config(),
             manifest: told.manifest.as_deref(),
             can_swap: self.can_swap,
         })
