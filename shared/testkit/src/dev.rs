@@ -48,6 +48,12 @@ impl DevOptions {
         Self { command: self.command.env(name, value), ..self }
     }
 
+    /// By another program that answers as the server does; see [`Midrun::by`].
+    #[must_use]
+    pub fn by<A: Into<OsString>>(self, program: impl IntoIterator<Item = A>) -> Self {
+        Self { command: self.command.by(program), ..self }
+    }
+
     /// Another project's folder.
     #[must_use]
     pub fn dir(self, dir: impl Into<std::path::PathBuf>) -> Self {

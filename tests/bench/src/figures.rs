@@ -1,5 +1,6 @@
 //! Figures from many measurements.
 
+use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 /// Measurements of one thing, sorted.
@@ -35,6 +36,13 @@ impl Figures {
 
     pub(crate) fn count(&self) -> usize {
         self.0.len()
+    }
+}
+
+/// Median and p95.
+impl Display for Figures {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        write!(to, "{:.1} / {:.1}", self.median(), self.p95())
     }
 }
 

@@ -10,6 +10,7 @@ mod machine;
 mod memory;
 mod modules;
 mod plan;
+mod reference;
 mod saves;
 mod start;
 mod stop;

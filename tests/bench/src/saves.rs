@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use testkit::{Dev, Event, Sse, Stage, Ticker};
+use testkit::{Dev, DevOptions, Event, Sse, Stage, Ticker};
 
 use crate::figures::Figures;
 use crate::modules::{MODULES, large_project, leaf_path, small_project, write_leaf};
 use crate::plan::Plan;
+use crate::reference;
 use crate::table::Row;
 
 /// Saves come at random gaps of that many milliseconds, so that they meet every phase of every timer.
@@ -39,79 +40,115 @@ struct Save {
 
 /// Saves of a small project.
 pub(crate) async fn small(plan: &Plan) -> Vec<Row> {
-    let stage = small_project();
-    let saves = measure(plan, &stage, |edit, _| {
+    let (here, node) = measure(plan, small_project, |stage, edit, _| {
         stage.project.write("callbacks.ts", &Ticker::callbacks(&format!("v{edit}")));
         "src/midrun/callbacks.ts".to_owned()
     })
     .await;
-    let (frame, ack) = figures(&saves);
     vec![
-        Row::times("save to `rebuild` frame, small project", "4.8 / 5.9 ms", (3.5, 5.0), &frame),
-        parts(
-            "of that (bundler, inspector, dispatch; the rest is watching, HTTP and the client)",
-            &saves,
-            &frame,
+        Row::beside(
+            "save to `rebuild` frame, small project",
+            (4.8, 5.9),
+            (3.5, 5.0),
+            &frames(&here),
+            &frames(&node),
         ),
-        Row::times("save to the runner's swap ack, small project", "5.7 / 6.8 ms", (5.0, 7.0), &ack),
+        parts("of that (bundler, inspector, dispatch; the rest is watching, HTTP and the client)", &here),
+        parts("the same of the Node loop", &node),
+        Row::beside(
+            "save to the runner's swap ack, small project",
+            (5.7, 6.8),
+            (5.0, 7.0),
+            &acks(&here),
+            &acks(&node),
+        ),
     ]
 }
 
 /// Saves of one of 200 modules.
 pub(crate) async fn many_modules(plan: &Plan) -> Vec<Row> {
-    let stage = large_project();
-    let saves = measure(plan, &stage, |edit, random| {
+    let mut bundle = 0;
+    let (here, node) = measure(plan, large_project, |stage, edit, random| {
         let index = usize::try_from(random % MODULES as u64).expect("it is below 200");
-        write_leaf(&stage, index, 1_000 + edit as u64);
+        write_leaf(stage, index, 1_000 + edit as u64);
+        let file = stage.project.dir().join(".midrun/build/index.mjs");
+        bundle = file.metadata().map_or(bundle, |file| file.len());
         leaf_path(index)
     })
     .await;
-    let bundle = stage.project.dir().join(".midrun/build/index.mjs").metadata().map_or(0, |meta| meta.len());
-    let (frame, ack) = figures(&saves);
     let what = format!("save to frame, {MODULES} modules, {} kB bundle, leaf edit", bundle / 1000);
     vec![
-        Row::times(&what, "37.5 / 55 ms", (22.0, 32.0), &frame),
-        parts("of that (bundler, inspector, dispatch)", &saves, &frame),
-        Row::told(
-            "save to the runner's swap ack, 200 modules",
-            format!("{:.1} / {:.1} ms", ack.median(), ack.p95()),
-        ),
+        Row::beside(&what, (37.5, 55.0), (22.0, 32.0), &frames(&here), &frames(&node)),
+        parts("of that (bundler, inspector, dispatch)", &here),
+        parts("the same of the Node loop", &node),
+        Row::told("save to the runner's swap ack, 200 modules", format!("{} ms", acks(&here)))
+            .remark(format!("Node loop {}", acks(&node))),
     ]
 }
 
-fn figures(saves: &[Save]) -> (Figures, Figures) {
-    let of = |part: fn(&Save) -> Duration| Figures::of_times(&saves.iter().map(part).collect::<Vec<_>>());
-    (of(|save| save.frame), of(|save| save.ack))
+fn frames(saves: &[Save]) -> Figures {
+    Figures::of_times(&saves.iter().map(|save| save.frame).collect::<Vec<_>>())
 }
 
-fn parts(what: &str, saves: &[Save], frame: &Figures) -> Row {
+fn acks(saves: &[Save]) -> Figures {
+    Figures::of_times(&saves.iter().map(|save| save.ack).collect::<Vec<_>>())
+}
+
+fn parts(what: &str, saves: &[Save]) -> Row {
     let median = |part: usize| Figures::of(saves.iter().map(|save| save.parts[part])).median();
     let medians = [0, 1, 2].map(median);
-    let rest = frame.median() - medians.iter().sum::<f64>();
+    let rest = frames(saves).median() - medians.iter().sum::<f64>();
     let [bundle, inspect, dispatch] = medians;
     Row::told(what, format!("{bundle:.1} + {inspect:.1} + {dispatch:.1} + {rest:.1} ms"))
 }
 
-/// Makes saves while a run is in flight, by `save`, which answers with the path that a frame names.
-async fn measure(plan: &Plan, stage: &Stage, mut save: impl FnMut(usize, u64) -> String) -> Vec<Save> {
-    let (dev, mut events) = Dev::ready(stage).await;
-    let run = dev.running(&mut events).await;
-    let mut random = Random::new();
-    let mut saves = Vec::with_capacity(plan.saves);
-    for edit in 0..plan.warm_up + plan.saves {
-        let gap = GAP_MS.start + random.next() % (GAP_MS.end - GAP_MS.start);
-        tokio::time::sleep(Duration::from_millis(gap)).await;
-        let choice = random.next();
-        let begun = Instant::now();
-        let path = save(edit, choice);
-        let seen = follow(&mut events, &run, &path, begun).await;
-        if edit >= plan.warm_up {
-            saves.push(seen);
-        }
-        events.forget();
+/// A loop with a run in flight.
+struct Loop {
+    stage: Stage,
+    dev: Dev,
+    events: Sse,
+    run: String,
+    saves: Vec<Save>,
+}
+
+impl Loop {
+    async fn start(stage: Stage, options: DevOptions) -> Self {
+        let dev = options.start().await;
+        let mut events = dev.events().await;
+        events.next_named("ready").await;
+        let run = dev.running(&mut events).await;
+        Self { stage, dev, events, run, saves: Vec::new() }
     }
-    dev.finish().await;
-    saves
+}
+
+/// Makes saves by `save`, which answers with the path that a frame names, in midrun and in the Node loop by turns.
+async fn measure(
+    plan: &Plan,
+    project: impl Fn() -> Stage,
+    mut save: impl FnMut(&Stage, usize, u64) -> String,
+) -> (Vec<Save>, Vec<Save>) {
+    let (stage, other) = (project(), project());
+    let options = (Dev::options(&stage, &[]), reference::options(&other));
+    let mut loops = [Loop::start(stage, options.0).await, Loop::start(other, options.1).await];
+    let mut random = Random::new();
+    for edit in 0..plan.warm_up + plan.saves {
+        for Loop { stage, events, run, saves, .. } in &mut loops {
+            let gap = GAP_MS.start + random.next() % (GAP_MS.end - GAP_MS.start);
+            tokio::time::sleep(Duration::from_millis(gap)).await;
+            let choice = random.next();
+            let begun = Instant::now();
+            let path = save(stage, edit, choice);
+            let seen = follow(events, run, &path, begun).await;
+            if edit >= plan.warm_up {
+                saves.push(seen);
+            }
+            events.forget();
+        }
+    }
+    let [here, node] = loops;
+    here.dev.finish().await;
+    node.dev.finish().await;
+    (here.saves, node.saves)
 }
 
 async fn follow(events: &mut Sse, run: &str, path: &str, begun: Instant) -> Save {

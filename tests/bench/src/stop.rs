@@ -42,7 +42,6 @@ pub(crate) async fn measure(plan: &Plan) -> Vec<Row> {
     vec![
         Row::times(
             "stop at once, control plane hanging: until the run is reported ended and its process is gone",
-            "",
             BAR,
             &figures(|stop| stop.over),
         ),

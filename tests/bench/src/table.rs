@@ -8,7 +8,7 @@ use crate::figures::Figures;
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     what: String,
-    node: &'static str,
+    node: String,
     bar: String,
     here: String,
     holds: Option<bool>,
@@ -17,23 +17,40 @@ pub(crate) struct Row {
 
 impl Row {
     /// Median and p95 in milliseconds, each with its bar.
-    pub(crate) fn times(what: &str, node: &'static str, bar: (f64, f64), figures: &Figures) -> Self {
-        let (median, p95) = (figures.median(), figures.p95());
+    pub(crate) fn times(what: &str, bar: (f64, f64), here: &Figures) -> Self {
         Self {
             what: what.to_owned(),
-            node,
+            node: String::new(),
             bar: format!("<= {} / {} ms", bar.0, bar.1),
-            here: format!("{median:.1} / {p95:.1} ms"),
-            holds: Some(median <= bar.0 && p95 <= bar.1),
-            remark: format!("n={}", figures.count()),
+            here: format!("{here} ms"),
+            holds: Some(here.median() <= bar.0 && here.p95() <= bar.1),
+            remark: format!("n={}", here.count()),
+        }
+    }
+
+    /// The same beside the Node loop: `asked` of a machine on which the Node loop has `node`, and as
+    /// much more as that takes here, if it takes more.
+    pub(crate) fn beside(
+        what: &str,
+        node: (f64, f64),
+        asked: (f64, f64),
+        here: &Figures,
+        reference: &Figures,
+    ) -> Self {
+        let slower = |now: f64, then: f64| (now / then).max(1.0);
+        let bar = (asked.0 * slower(reference.median(), node.0), asked.1 * slower(reference.p95(), node.1));
+        Self {
+            node: format!("{} / {} ms; now {reference}", node.0, node.1),
+            bar: format!("<= {} / {} ms; now {:.1} / {:.1}", asked.0, asked.1, bar.0, bar.1),
+            ..Self::times(what, bar, here)
         }
     }
 
     /// One value with its bar.
-    pub(crate) fn value(what: &str, node: &'static str, bar: f64, value: f64, unit: &str) -> Self {
+    pub(crate) fn value(what: &str, node: &str, bar: f64, value: f64, unit: &str) -> Self {
         Self {
             what: what.to_owned(),
-            node,
+            node: node.to_owned(),
             bar: format!("<= {bar:.0} {unit}"),
             here: format!("{value:.1} {unit}"),
             holds: Some(value <= bar),
@@ -43,7 +60,14 @@ impl Row {
 
     /// Something that is only told.
     pub(crate) fn told(what: &str, here: String) -> Self {
-        Self { what: what.to_owned(), node: "", bar: String::new(), here, holds: None, remark: String::new() }
+        Self {
+            what: what.to_owned(),
+            node: String::new(),
+            bar: String::new(),
+            here,
+            holds: None,
+            remark: String::new(),
+        }
     }
 
     /// The same with a remark.
