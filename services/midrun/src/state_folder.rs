@@ -10,8 +10,11 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal};
 use tokio::sync::watch;
 
-/// Between two looks.
-const PAUSE: Duration = Duration::from_secs(3);
+/// Between two looks while all is well: a look is most of what an idle server does.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// The same while something is wrong.
+const SHORT_PAUSE: Duration = Duration::from_secs(1);
 
 /// As much as a file system gives out at once, bytes: less may fit where nothing else does.
 const BLOCK: usize = 4096;
@@ -54,7 +57,8 @@ pub(crate) fn watch_over(dir: PathBuf, tell: impl Fn(&str) + 'static) -> watch::
     let (trouble, seen) = watch::channel(None);
     actix::spawn(async move {
         loop {
-            tokio::time::sleep(PAUSE).await;
+            let pause = if trouble.borrow().is_some() { SHORT_PAUSE } else { PAUSE };
+            tokio::time::sleep(pause).await;
             let tried = dir.clone();
             let Ok(written) = tokio::task::spawn_blocking(move || try_to_write(&tried)).await else {
                 continue;

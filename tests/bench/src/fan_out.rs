@@ -12,6 +12,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use testkit::{Dev, Ticker};
 
 use crate::figures::Figures;
+use crate::memory::field;
 use crate::modules::small_project;
 use crate::plan::Plan;
 use crate::table::Row;
@@ -22,13 +23,48 @@ const PAUSE: Duration = Duration::from_millis(300);
 const LIMIT: Duration = Duration::from_secs(20);
 
 pub(crate) async fn measure(plan: &Plan) -> Vec<Row> {
-    raise_file_limit(plan.clients);
+    let team = frames_to(plan.clients, plan.frames).await;
+    let crowd = frames_to(plan.crowd, plan.frames).await;
+    let what = |clients: usize| format!("{clients} SSE clients, one frame, first to last client");
+    vec![
+        Row::value(&what(plan.clients), "30 ms", 25.0, team.spread.median(), "ms").remark(team.remark()),
+        Row::value(&what(plan.crowd), "", 300.0, crowd.spread.median(), "ms").remark(crowd.remark()),
+        Row::told(
+            &format!("memory of a client, at {} of them", plan.crowd),
+            format!("{:.1} kB", crowd.memory * 1e3 / plan.crowd as f64),
+        )
+        .remark("resident memory of the server, sockets in the system not counted"),
+    ]
+}
+
+/// What came of frames to many clients.
+struct Told {
+    spread: Figures,
+    last: Figures,
+    /// By how much the server grew for the clients, megabytes.
+    memory: f64,
+}
+
+impl Told {
+    fn remark(&self) -> String {
+        format!(
+            "p95 {:.1} ms, n={}; save to the last client {:.1} ms",
+            self.spread.p95(),
+            self.spread.count(),
+            self.last.median()
+        )
+    }
+}
+
+async fn frames_to(clients: usize, frames: usize) -> Told {
+    raise_file_limit(clients);
     let stage = small_project();
     let (dev, mut events) = Dev::ready(&stage).await;
-    let mut clients = Clients::connect(dev.client.address(), dev.client.token(), plan.clients);
-    let mut spreads = Vec::with_capacity(plan.frames);
-    let mut lasts = Vec::with_capacity(plan.frames);
-    for frame in 0..plan.frames {
+    let before = field(dev.pid, "Rss:");
+    let mut clients = Clients::connect(dev.client.address(), dev.client.token(), clients);
+    let mut spreads = Vec::with_capacity(frames);
+    let mut lasts = Vec::with_capacity(frames);
+    for frame in 0..frames {
         tokio::time::sleep(PAUSE).await;
         let begun = Instant::now();
         stage.project.write("callbacks.ts", &Ticker::callbacks(&format!("v{frame}x")));
@@ -37,16 +73,10 @@ pub(crate) async fn measure(plan: &Plan) -> Vec<Row> {
         lasts.push(last - begun);
         events.next_named("rebuild").await;
     }
+    let memory = field(dev.pid, "Rss:") - before;
     drop(clients);
     dev.finish().await;
-    let (spread, last) = (Figures::of_times(&spreads), Figures::of_times(&lasts));
-    let what = format!("{} SSE clients, one frame, first to last client", plan.clients);
-    vec![Row::value(&what, "30 ms", 25.0, spread.median(), "ms").remark(format!(
-        "p95 {:.1} ms, n={}; save to the last client {:.1} ms",
-        spread.p95(),
-        spread.count(),
-        last.median()
-    ))]
+    Told { spread: Figures::of_times(&spreads), last: Figures::of_times(&lasts), memory }
 }
 
 /// Each client is a file here and one in the server, which inherits the limit.

@@ -86,7 +86,7 @@ pub(crate) fn is_server(pid: u32, command: &str) -> bool {
 }
 
 /// A line of `smaps_rollup`, megabytes.
-fn field(pid: u32, name: &str) -> f64 {
+pub(crate) fn field(pid: u32, name: &str) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());

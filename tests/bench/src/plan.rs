@@ -54,6 +54,8 @@ pub(crate) struct Plan {
     /// Rebuilds between the two looks at the memory.
     pub(crate) rebuilds: usize,
     pub(crate) clients: usize,
+    /// More clients than one person's tabs or a team's.
+    pub(crate) crowd: usize,
     /// Frames that are sent to the clients.
     pub(crate) frames: usize,
     pub(crate) idle: Duration,
@@ -75,6 +77,7 @@ impl Plan {
             starts: 30,
             rebuilds: 1_000,
             clients: 2_000,
+            crowd: 5_000,
             frames: 20,
             idle: Duration::from_secs(30),
             stops: 30,
@@ -87,6 +90,7 @@ impl Plan {
             starts: 5,
             rebuilds: 100,
             clients: 200,
+            crowd: 500,
             frames: 5,
             idle: Duration::from_secs(5),
             stops: 5,
