@@ -31,7 +31,7 @@ const newestRun = async () => (await stage.server.runs())[0];
 test("the trainer is found, and nothing is asked of another origin", async () => {
   await page.getByRole("button", { name: "Run training: adder" }).waitFor();
   await page.getByText("No run yet").waitFor();
-  await page.getByText("No save since this page was opened").waitFor();
+  await page.getByText("No save yet").waitFor();
   await page.getByTestId("link").getByText("Live").waitFor();
   const origins = await page.evaluate(() => performance.getEntriesByType("resource").map((entry) => new URL(entry.name).origin));
   assert.deepEqual([...new Set(origins)], [new URL(stage.server.url).origin]);
@@ -182,6 +182,18 @@ test("a run's page shows its processes, output and lineage", async () => {
   await isAccessible(other, "a run's page");
   await shot(other, "run");
   await other.context().close();
+});
+
+test("a tab that is opened later lists the saves from before, and calls none of them news", async () => {
+  const later = await stage.page();
+  /** @param {import("playwright-core").Page} tab */
+  const listed = (tab) => tab.getByTestId("saves").locator("li").evaluateAll((items) => items.map((item) => item.textContent));
+  const known = await listed(page);
+  assert.ok(known.length >= 3, "what was edited until here");
+  await later.getByTestId("saves").locator("li").nth(known.length - 1).waitFor();
+  assert.deepEqual(await listed(later), known);
+  assert.equal(await later.getByTestId("swapped").count(), 0);
+  await later.context().close();
 });
 
 test("two tabs show the same, and a closed tab changes nothing", async () => {

@@ -276,7 +276,7 @@ impl Fleet {
             Ok(good) => good.clone(),
             Err(failure) => {
                 builds.failing = Some(failure.clone());
-                return vec![Effect::Publish(error_frame(failure, rebuild.changed, &rebuild.trace))];
+                return vec![Effect::Publish(error_frame(failure, &rebuild))];
             }
         };
         builds.failing = None;
@@ -356,6 +356,7 @@ impl Fleet {
             restart_targets,
             decisions: verdicts.into_iter().map(|(said, _)| said).collect(),
             changed: rebuild.changed.clone(),
+            saved_at: Moment(rebuild.saved_at_us).rfc3339(),
             config_diff,
             timings: Timings {
                 bundle_ms: rebuild.bundle_ms,
@@ -805,14 +806,15 @@ fn swap_frame(
     })
 }
 
-fn error_frame(failure: &Failure, changed: Vec<String>, trace: &TraceContext) -> DevEvent {
+fn error_frame(failure: &Failure, rebuild: &Rebuild) -> DevEvent {
     DevEvent::Error(ErrorFrame {
         kind: ErrorKind::Error,
         message: failure.message.clone(),
         diagnostics: failure.diagnostics.clone(),
-        changed,
-        trace_id: trace.trace_id().map(str::to_owned),
-        traceparent: trace.traceparent.clone(),
+        changed: rebuild.changed.clone(),
+        saved_at: Moment(rebuild.saved_at_us).rfc3339(),
+        trace_id: rebuild.trace.trace_id().map(str::to_owned),
+        traceparent: rebuild.trace.traceparent.clone(),
     })
 }
 

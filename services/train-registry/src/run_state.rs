@@ -28,7 +28,7 @@ impl Moment {
         self.0.saturating_sub(earlier.0) as f64 / 1000.0
     }
 
-    fn rfc3339(self) -> String {
+    pub(crate) fn rfc3339(self) -> String {
         let at = i64::try_from(self.0).ok().and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
         wire::timestamp(at.unwrap_or_default())
     }

@@ -80,6 +80,8 @@ pub struct RebuildFrame {
     pub decisions: Vec<RunDecision>,
     /// The files that changed.
     pub changed: Vec<String>,
+    /// When the first of those changes was seen; without any, when the build began.
+    pub saved_at: String,
     /// Where the config differs from that of the good build before.
     pub config_diff: Vec<ConfigChange>,
     /// Where the time went.
@@ -148,6 +150,9 @@ pub struct ErrorFrame {
     /// The files that changed.
     #[serde(default)]
     pub changed: Vec<String>,
+    /// When the first of those changes was seen; without any, when the build began.
+    #[serde(rename = "savedAt")]
+    pub saved_at: String,
     /// The trace of this rebuild, when tracing is on.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "traceId")]
     pub trace_id: Option<String>,

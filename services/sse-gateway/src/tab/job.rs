@@ -23,7 +23,14 @@ pub(super) fn say(edge: Arc<Edge>, job: Option<String>, after: Option<String>) -
                 Ok(data) => data.to_string(),
                 Err(_) => Value::from(event.data).to_string(),
             };
-            Said { topic: topic.clone(), event: "message", name: Some(event.name), id: event.id, data }
+            Said {
+                topic: topic.clone(),
+                event: "message",
+                name: Some(event.name),
+                id: event.id,
+                past: false,
+                data,
+            }
         }
     })
 }

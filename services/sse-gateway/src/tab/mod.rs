@@ -10,14 +10,15 @@
 //! | `terminal:ID` | those of `/api/terminals/ID/events` | `SEQ` |
 //! | `usage:RUN` | `usage` every two seconds: the run's processes, what they use, the GPUs | none |
 //!
-//! A frame's data is `{topic, event, id?, data}`; `id` is its position in the topic. About a topic itself speak
+//! A frame's data is `{topic, event, id?, past?, data}`; `id` is its position in the topic. About a topic itself speak
 //! `topic.open` (a `job` or `jobs` stream is open: what was asked for before may be out of date), `topic.away`
 //! `{error}` (it is tried again), `topic.missing` `{error}` and `topic.end` (nothing more will come of it).
 //!
 //! The frame's own `id:` is a cursor: the positions in all topics, `TOPIC~POSITION,TOPIC~POSITION`, percent-encoded.
 //! Who comes back with it in `Last-Event-ID` goes on in each topic behind it, without gap or repeat; a client may put
 //! one together itself to begin in the middle. A topic that is not in it begins at its beginning, `dev` with the
-//! newest of everything.
+//! newest of everything. In `dev`, the position `oldest` begins with all that is still known; what happened before the
+//! stream was opened is marked `past: true`.
 //!
 //! What must hold: nothing is queued for a client; each topic is read when the client has taken what came before.
 
@@ -56,6 +57,8 @@ struct Said {
     /// For events whose names are not known here.
     name: Option<String>,
     id: Option<String>,
+    /// It happened before the client came.
+    past: bool,
     /// JSON.
     data: String,
 }
@@ -63,14 +66,20 @@ struct Said {
 impl Said {
     fn about(topic: &str, event: &'static str, error: Option<&str>) -> Self {
         let data = error.map_or_else(|| "null".to_owned(), |error| json!({ "error": error }).to_string());
-        Self { topic: topic.to_owned(), event, name: None, id: None, data }
+        Self { topic: topic.to_owned(), event, name: None, id: None, past: false, data }
     }
 
     /// The frame's text. One line: JSON has no line breaks outside strings, and none within.
     fn frame(&self) -> String {
         let event = self.name.as_deref().unwrap_or(self.event);
         let id = self.id.as_ref().map_or_else(String::new, |id| format!(r#","id":{}"#, json!(id)));
-        format!(r#"{{"topic":{},"event":{}{id},"data":{}}}"#, json!(self.topic), json!(event), self.data)
+        let past = if self.past { r#","past":true"# } else { "" };
+        format!(
+            r#"{{"topic":{},"event":{}{id}{past},"data":{}}}"#,
+            json!(self.topic),
+            json!(event),
+            self.data
+        )
     }
 }
 

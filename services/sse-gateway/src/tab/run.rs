@@ -26,6 +26,7 @@ pub(super) fn say(edge: Arc<Edge>, run: RunId, after: Option<&str>) -> impl Stre
                     event: run_events::name(&record.step),
                     name: None,
                     id: Some(record.seq.to_string()),
+                    past: false,
                     data: run_events::data(record),
                 });
                 (records.collect::<Vec<_>>(), page.ended)

@@ -46,13 +46,21 @@ pub(super) fn say(
                 event: name(&record.step),
                 name: None,
                 id: Some(record.seq.to_string()),
+                past: false,
                 data: data(record),
             })
             .collect();
         if last {
             if news && !seen {
                 let data = unseen_end(&edge, &terminal).await;
-                said.push(Said { topic: topic.clone(), event: "exit", name: None, id: None, data });
+                said.push(Said {
+                    topic: topic.clone(),
+                    event: "exit",
+                    name: None,
+                    id: None,
+                    past: false,
+                    data,
+                });
             }
             said.push(Said::about(&topic, "topic.end", None));
         }

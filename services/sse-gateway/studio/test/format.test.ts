@@ -40,22 +40,23 @@ test("a config's changes are named by path", () => {
 
 const rebuild = (contentHash: string) => ({
   type: "rebuild" as const, buildId: "b", entry: "e", contentHash, configHash: null, trainerName: "t", hotSwap: true,
-  restart: false, changed: ["a.ts"], configDiff: [], traceId: null,
+  restart: false, changed: ["a.ts"], savedAt: "2026-01-01T00:00:00.000Z", configDiff: [], traceId: null,
   decisions: [{ run: "r1", pid: 1, decision: "hot-swap" as const, why: "only callbacks changed" }],
   timings: { bundleMs: 1, inspectMs: 2, dispatchMs: 3, totalMs: 6 },
 });
 
 test("a save gets its runner's word, is listed once, and the list is bounded", () => {
   let saves: Save[] = [];
-  saves = afterBuild(saves, rebuild("h1"), "e-1", 1);
-  saves = afterBuild(saves, rebuild("h1"), "e-1", 2);
+  saves = afterBuild(saves, rebuild("h1"), "e-1");
+  saves = afterBuild(saves, rebuild("h1"), "e-1");
   assert.equal(saves.length, 1);
-  saves = afterBuild(saves, rebuild("h2"), "e-2", 3);
+  saves = afterBuild(saves, rebuild("h2"), "e-2");
   saves = afterSwap(saves, { run: "r1", pid: 1, contentHash: "h1", ok: true, tookMs: 1.5 });
   assert.deepEqual(saves[1]?.decisions[0]?.ack, { ok: true, reason: undefined, tookMs: 1.5 });
   assert.equal(saves[0]?.decisions[0]?.ack, undefined);
   assert.equal(afterSwap(saves, { run: "other", pid: 1, contentHash: "h1", ok: true }), saves);
-  for (let n = 0; n < 80; n++) saves = afterError(saves, { type: "error", message: "one\ntwo", diagnostics: [] }, `x-${n}`, n);
+  for (let n = 0; n < 80; n++) saves = afterError(saves, { type: "error", message: "one\ntwo", diagnostics: [], savedAt: "2026-01-01T00:00:01.000Z" }, `x-${n}`);
   assert.equal(saves.length, MOST_SAVES);
   assert.equal(saves[0]?.error, "one");
+  assert.equal(saves[0]?.at, Date.UTC(2026, 0, 1, 0, 0, 1), "when it was saved, not when it was told");
 });

@@ -351,6 +351,7 @@ pub(crate) fn error_frame(message: &str) -> DevEvent {
         message: message.to_owned(),
         diagnostics: Vec::new(),
         changed: Vec::new(),
+        saved_at: "2026-01-01T00:00:00.000Z".to_owned(),
         trace_id: None,
         traceparent: None,
     })

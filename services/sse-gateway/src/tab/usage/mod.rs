@@ -70,7 +70,14 @@ impl Watch {
         let gpus = self.gpus.look(&seen).await;
         let data = json!({ "processes": self.rows(&seen, now), "gpus": gpus });
         self.before = Some((now, seen.iter().map(|process| (process.key(), process.cpu_ms)).collect()));
-        Some(Said { topic: self.topic.clone(), event: "usage", name: None, id: None, data: data.to_string() })
+        Some(Said {
+            topic: self.topic.clone(),
+            event: "usage",
+            name: None,
+            id: None,
+            past: false,
+            data: data.to_string(),
+        })
     }
 
     fn rows(&self, seen: &[Seen], now: Instant) -> Vec<serde_json::Value> {

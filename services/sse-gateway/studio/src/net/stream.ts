@@ -13,6 +13,8 @@ export interface Frame {
   topic: string;
   event: string;
   id?: string;
+  /** It happened before the stream was opened. */
+  past?: boolean;
   data: any;
 }
 

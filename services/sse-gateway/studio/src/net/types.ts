@@ -74,6 +74,7 @@ export interface RebuildFrame {
   restart: boolean;
   decisions: { run: string; pid: number | null; decision: Decision; why: string }[];
   changed: string[];
+  savedAt: string;
   configDiff: ConfigChange[];
   timings: { bundleMs: number; inspectMs: number; dispatchMs: number; totalMs: number };
   traceId: string | null;
@@ -84,6 +85,7 @@ export interface ErrorFrame {
   message: string;
   diagnostics: Diagnostic[];
   changed?: string[];
+  savedAt: string;
 }
 
 export interface SwapFrame {

@@ -12,7 +12,7 @@ export function SaveList() {
   return (
     <Panel title="What happened on save" class="saves">
       {saves.value.length === 0 ? (
-        <Empty title="No save since this page was opened">Edit a callback or the config while a run trains, and save.</Empty>
+        <Empty title="No save yet">Edit a callback or the config while a run trains, and save.</Empty>
       ) : (
         <ol class="save-list" data-testid="saves">{saves.value.map((save) => <Entry key={save.key} save={save} />)}</ol>
       )}

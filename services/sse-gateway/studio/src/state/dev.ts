@@ -95,28 +95,28 @@ let toldEpoch = kept?.position.split("-")[0];
 function on(frame: Frame) {
   const epoch = frame.id?.split("-")[0];
   const isBuild = frame.event === "ready" || frame.event === "rebuild" || frame.event === "error";
-  const news = toldEpoch === epoch;
+  const news = toldEpoch === epoch && frame.past !== true;
   if (isBuild) toldEpoch = epoch;
   batch(() => take(frame, news));
   sessionStorage.setItem(KEPT, JSON.stringify({ position: frame.id, saves: saves.value }));
 }
 
-function take({ event, data, id = "" }: Frame, news: boolean) {
+function take({ event, data, id = "", past = false }: Frame, news: boolean) {
   switch (event) {
     case "ready":
     case "rebuild": {
       const frame = data as RebuildFrame;
-      if (frame.entry === ownEntry) build.value = { state: "good", trainer: frame.trainerName, entry: frame.entry };
+      if (frame.entry === ownEntry && !past) build.value = { state: "good", trainer: frame.trainerName, entry: frame.entry };
       rememberEntry(frame.contentHash, frame.entry);
       readBuildSoon();
       // What was built because a run needed it, nobody saved.
-      if (news && frame.changed.length + frame.decisions.length > 0) saves.value = afterBuild(saves.value, frame, id, Date.now());
+      if ((news || past) && frame.changed.length + frame.decisions.length > 0) saves.value = afterBuild(saves.value, frame, id);
       break;
     }
     case "error": {
       const frame = data as ErrorFrame;
       readBuildSoon();
-      if (news) saves.value = afterError(saves.value, frame, id, Date.now());
+      if (news || (past && frame.changed?.length)) saves.value = afterError(saves.value, frame, id);
       break;
     }
     case "swap": {
@@ -127,7 +127,8 @@ function take({ event, data, id = "" }: Frame, news: boolean) {
       break;
     }
     case "run":
-      takeRun(data as RunFrame);
+      // How runs stand was asked for.
+      if (!past) takeRun(data as RunFrame);
       break;
   }
 }
@@ -142,9 +143,9 @@ function takeRun(frame: RunFrame) {
   if (!isLive(frame)) loadRunsSoon();
 }
 
-/** Follows what happens from now on. Called once. */
+/** Follows what happens, from the oldest save that the server knows on. Called once. */
 export function followDev() {
-  tab.follow("dev", on, kept?.position);
+  tab.follow("dev", on, kept?.position ?? "oldest");
   effect(() => {
     if (tab.lives.value > 0) void loadRuns();
   });

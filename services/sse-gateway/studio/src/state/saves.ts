@@ -25,10 +25,10 @@ export const MOST_SAVES = 50;
 
 const add = (saves: Save[], save: Save) => [save, ...saves.filter((known) => known.key !== save.key)].slice(0, MOST_SAVES);
 
-export function afterBuild(saves: Save[], frame: RebuildFrame, key: string, at: number): Save[] {
+export function afterBuild(saves: Save[], frame: RebuildFrame, key: string): Save[] {
   return add(saves, {
     key,
-    at,
+    at: Date.parse(frame.savedAt),
     files: frame.changed,
     contentHash: frame.contentHash,
     traceId: frame.traceId,
@@ -38,9 +38,9 @@ export function afterBuild(saves: Save[], frame: RebuildFrame, key: string, at: 
   });
 }
 
-export function afterError(saves: Save[], frame: ErrorFrame, key: string, at: number): Save[] {
+export function afterError(saves: Save[], frame: ErrorFrame, key: string): Save[] {
   const error = frame.message.split("\n")[0] ?? "";
-  return add(saves, { key, at, files: frame.changed ?? [], error, decisions: [] });
+  return add(saves, { key, at: Date.parse(frame.savedAt), files: frame.changed ?? [], error, decisions: [] });
 }
 
 /** The runner's word goes to the newest save of those bytes. */
