@@ -267,10 +267,13 @@ struct Shelf<E> {
 }
 
 async fn show<E: FeedEvent>(shelf: Data<Shelf<E>>, request: HttpRequest) -> HttpResponse<BoxBody> {
-    let last = request.headers().get(header::LAST_EVENT_ID).and_then(|id| id.to_str().ok());
-    let start = match last.and_then(|id| id.parse::<Position>().ok()) {
+    let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let start = match text(header::LAST_EVENT_ID).and_then(|id| id.parse::<Position>().ok()) {
         Some(at) if shelf.feed.is_in(&at) => Start::After(at),
-        _ => Start::Oldest,
+        // To one that followed, all of this life is news.
+        Some(_) => Start::Oldest,
+        None if text(header::BACKLOG) == Some(header::NEWEST) => Start::Snapshot,
+        None => Start::Oldest,
     };
     let events = stream::unfold(shelf.feed.read(start), |mut reader| async move {
         let delivery = reader.next().await?;
