@@ -275,6 +275,8 @@ async fn show<E: FeedEvent>(shelf: Data<Shelf<E>>, request: HttpRequest) -> Http
         None if text(header::BACKLOG) == Some(header::NEWEST) => Start::Snapshot,
         None => Start::Oldest,
     };
+    // Of a snapshot everything is acted on, however late it comes.
+    let now = (!matches!(start, Start::Snapshot)).then(|| shelf.feed.now());
     let events = stream::unfold(shelf.feed.read(start), |mut reader| async move {
         let delivery = reader.next().await?;
         let text = serde_json::to_string(&*delivery.event).expect("a wire type is always JSON");
@@ -285,11 +287,15 @@ async fn show<E: FeedEvent>(shelf: Data<Shelf<E>>, request: HttpRequest) -> Http
     let mut closing = shelf.door.closing.subscribe();
     let closed = async move { drop(closing.wait_for(|closing| *closing).await) };
     let body = Sse::from_stream(events.take_until(Box::pin(closed))).with_keep_alive(header::HEARTBEAT);
-    HttpResponse::Ok()
+    let mut response = HttpResponse::Ok();
+    response
         .content_type("text/event-stream; charset=utf-8")
         .insert_header(("cache-control", "no-cache, no-transform"))
-        .insert_header((header::LIFE, shelf.door.life.as_str()))
-        .body(body)
+        .insert_header((header::LIFE, shelf.door.life.as_str()));
+    if let Some(now) = now {
+        response.insert_header((header::NOW, now.to_string()));
+    }
+    response.body(body)
 }
 
 /// Where artifacts can be had.

@@ -103,6 +103,10 @@ async fn follow<E: FeedEvent, F: Future<Output = E>>(
         return Err(format!("it answered {status}: {}", said.trim()));
     }
     remote.note_life(&response);
+    let now = response.headers().get(header::NOW).and_then(|now| now.to_str().ok()?.parse().ok());
+    if let Some(now) = now {
+        mirror.join(&now);
+    }
     remote.is_well();
     pauses.reset();
     let mut parser = Parser::default();
