@@ -17,7 +17,7 @@ use crate::address::{fresh_token, listen, url_of};
 use crate::cli;
 use crate::console::{Console, Greeting, Style};
 use crate::control;
-use crate::ending::{Ends, end_runs};
+use crate::ending::{self, Ends, end_runs};
 use crate::hold::Hold;
 use crate::project::Project;
 use crate::sdk;
@@ -32,8 +32,7 @@ const PART_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) fn command(args: &cli::Dev, begun: Instant) -> ExitCode {
     process::share_one_heap();
     state_folder::bear_size_limits();
-    let system = actix::System::new();
-    match system.block_on(serve(args, begun)) {
+    match ending::run(serve(args, begun)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("error: {why}");

@@ -13,6 +13,17 @@ use crate::console::Console;
 /// How long runs that are killed may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
+/// Runs `work` to its end. What is still under way then, such as the opening of a database, is dropped where it can
+/// put down what it holds.
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
+    let system = actix::System::new();
+    let runtime = system.runtime().tokio_runtime().handle().clone();
+    let outcome = system.block_on(work);
+    let _context = runtime.enter();
+    drop(system);
+    outcome
+}
+
 /// The signals that ask the server to end.
 pub(crate) struct Ends {
     interrupt: Signal,
@@ -62,5 +73,36 @@ async fn no_run_is_live(registry: &Handle) {
         if !runs.iter().any(|run| run.status.is_live()) || events.next().await.is_none() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Says whether it was dropped where a runtime is.
+    struct Held(Arc<AtomicBool>);
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.store(tokio::runtime::Handle::try_current().is_ok(), Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn what_is_still_under_way_is_dropped_inside_the_runtime() {
+        let had_runtime = Arc::<AtomicBool>::default();
+        let held = Held(Arc::clone(&had_runtime));
+        run(async move {
+            actix::spawn(async move {
+                let _held = held;
+                std::future::pending::<()>().await;
+            });
+            tokio::task::yield_now().await;
+        });
+        assert!(had_runtime.load(Ordering::SeqCst));
     }
 }

@@ -13,7 +13,8 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use peer::{Exchange, Feed, FeedWriter, Followed, Remote, bring_here};
+use failpoint::Point;
+use peer::{Backlog, Exchange, Feed, FeedWriter, Followed, Remote, bring_here};
 use tokio::sync::watch;
 use wire::message::FeedEvent;
 use wire::{Acting, BuildEvent, BuildOutcome, ControlPlane, DevEvent, Rebuild, Secret};
@@ -23,7 +24,7 @@ use self::entrance::Entrance;
 use crate::address::{fresh_token, listen, url_of};
 use crate::cli::{self, Service};
 use crate::console::{Console, Greeting, Style};
-use crate::ending::{Ends, end_runs};
+use crate::ending::{self, Ends, end_runs};
 use crate::hold::Hold;
 use crate::project::Project;
 use crate::state::ServerFile;
@@ -41,7 +42,7 @@ const KEPT_BUILDS: usize = 16;
 pub(crate) fn command(args: &cli::Serve, begun: Instant) -> ExitCode {
     process::share_one_heap();
     state_folder::bear_size_limits();
-    match actix::System::new().block_on(serve(args, begun)) {
+    match ending::run(serve(args, begun)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("error: {why}");
@@ -62,11 +63,14 @@ async fn serve(args: &cli::Serve, begun: Instant) -> Result<(), String> {
     let control_plane = project.settings.control_plane.url.as_deref();
     let elsewhere = Elsewhere::find(&wanted, peers, control_plane, secret.as_ref())?;
     let state_dir = project.make_state_dir()?;
+    failpoint::reach(Point::ServerFolderReady);
     let holds = take(&wanted, &state_dir)?;
+    failpoint::reach(Point::ServerLocked);
     let mut asked_to_end = Ends::arm()?;
 
     let console = Console::new(Style::of(args.json));
     let mut here = Here::start(&project, &state_dir, &wanted, &elsewhere)?;
+    failpoint::reach(Point::ServerPartsStarted);
     let entrance = here.open_entrance(&elsewhere, &project, &wanted, secret)?;
     actix::spawn(tell_of_troubles(elsewhere.trouble(None), Console::new(Style::of(args.json))));
     console.serving(&wanted.iter().map(|service| service.name()).collect::<Vec<_>>(), &entrance.url);
@@ -221,7 +225,7 @@ impl Here {
     /// What `remote` builds, with artifacts that are on this machine.
     fn follow_builds(&mut self, remote: &Remote, artifacts: PathBuf) -> Feed<BuildEvent> {
         let builder = remote.clone();
-        self.follow(remote, KEPT_BUILDS, move |mut event: BuildEvent| {
+        self.follow(remote, Backlog::Newest, KEPT_BUILDS, move |mut event: BuildEvent| {
             let (builder, artifacts) = (builder.clone(), artifacts.clone());
             async move {
                 if let BuildOutcome::Built(artifact) = event.outcome {
@@ -240,7 +244,7 @@ impl Here {
         builder: Option<Remote>,
         artifacts: PathBuf,
     ) -> Feed<Rebuild> {
-        self.follow(remote, KEPT_BUILDS, move |mut event: Rebuild| {
+        self.follow(remote, Backlog::Newest, KEPT_BUILDS, move |mut event: Rebuild| {
             let (builder, artifacts) = (builder.clone(), artifacts.clone());
             async move {
                 if let (Ok(good), Some(builder)) = (&mut event.result, &builder) {
@@ -254,10 +258,11 @@ impl Here {
     fn follow<E: FeedEvent, F: Future<Output = E> + Send>(
         &mut self,
         remote: &Remote,
+        backlog: Backlog,
         capacity: usize,
         prepare: impl FnMut(E) -> F + Send + 'static,
     ) -> Feed<E> {
-        let followed = Followed::new(remote.clone(), capacity, prepare);
+        let followed = Followed::new(remote.clone(), backlog, capacity, prepare);
         let feed = followed.feed();
         self.followed.push(Box::new(followed));
         feed
@@ -334,11 +339,11 @@ impl Here {
         let token = Secret::new(fresh_token());
         let remote = elsewhere.train_registry.as_ref();
         let events: Feed<DevEvent> = match (&self.registry, remote) {
-            (None, Some(remote)) => self.follow(remote, KEPT_EVENTS, async |event| event),
+            (None, Some(remote)) => self.follow(remote, Backlog::All, KEPT_EVENTS, async |event| event),
             (registry, _) => registry.as_ref().expect("it is here or elsewhere").events.clone(),
         };
         if let Some(remote) = remote {
-            let acting: Feed<Acting> = self.follow(remote, 1, async |acting| acting);
+            let acting: Feed<Acting> = self.follow(remote, Backlog::Newest, 1, async |acting| acting);
             actix::spawn(act_as(acting, self.tell_control_plane.clone()));
         }
         let style = Style::of(args.json);
@@ -348,6 +353,7 @@ impl Here {
         let gateway = sse_gateway::Gateway::new(wiring::gateway_settings(project, token.clone()), peers);
         let edge = gateway.map_err(|error| error.to_string())?.serve(listener);
         self.edge = Some(edge.map_err(|error| error.to_string())?);
+        failpoint::reach(Point::ServerEdgeListening);
         let file = ServerFile {
             url: url.clone(),
             token: token.expose().to_owned(),
@@ -356,6 +362,7 @@ impl Here {
         };
         file.write(&project.root).map_err(|error| format!("{}: {error}", state_dir.display()))?;
         self.file = Some(file);
+        failpoint::reach(Point::ServerAnnounced);
         let console = Console::new(style);
         console.greet(&Greeting {
             url: &url,

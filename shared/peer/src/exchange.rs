@@ -267,11 +267,16 @@ struct Shelf<E> {
 }
 
 async fn show<E: FeedEvent>(shelf: Data<Shelf<E>>, request: HttpRequest) -> HttpResponse<BoxBody> {
-    let last = request.headers().get(header::LAST_EVENT_ID).and_then(|id| id.to_str().ok());
-    let start = match last.and_then(|id| id.parse::<Position>().ok()) {
+    let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let start = match text(header::LAST_EVENT_ID).and_then(|id| id.parse::<Position>().ok()) {
         Some(at) if shelf.feed.is_in(&at) => Start::After(at),
-        _ => Start::Oldest,
+        // To one that followed, all of this life is news.
+        Some(_) => Start::Oldest,
+        None if text(header::BACKLOG) == Some(header::NEWEST) => Start::Snapshot,
+        None => Start::Oldest,
     };
+    // Of a snapshot everything is acted on, however late it comes.
+    let now = (!matches!(start, Start::Snapshot)).then(|| shelf.feed.now());
     let events = stream::unfold(shelf.feed.read(start), |mut reader| async move {
         let delivery = reader.next().await?;
         let text = serde_json::to_string(&*delivery.event).expect("a wire type is always JSON");
@@ -282,11 +287,15 @@ async fn show<E: FeedEvent>(shelf: Data<Shelf<E>>, request: HttpRequest) -> Http
     let mut closing = shelf.door.closing.subscribe();
     let closed = async move { drop(closing.wait_for(|closing| *closing).await) };
     let body = Sse::from_stream(events.take_until(Box::pin(closed))).with_keep_alive(header::HEARTBEAT);
-    HttpResponse::Ok()
+    let mut response = HttpResponse::Ok();
+    response
         .content_type("text/event-stream; charset=utf-8")
         .insert_header(("cache-control", "no-cache, no-transform"))
-        .insert_header((header::LIFE, shelf.door.life.as_str()))
-        .body(body)
+        .insert_header((header::LIFE, shelf.door.life.as_str()));
+    if let Some(now) = now {
+        response.insert_header((header::NOW, now.to_string()));
+    }
+    response.body(body)
 }
 
 /// Where artifacts can be had.

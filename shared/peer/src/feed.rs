@@ -84,11 +84,18 @@ struct Kept<E> {
     last: u64,
     /// The newest event of each key, oldest first.
     newest: Vec<(String, u64, Arc<E>)>,
+    /// In a mirror: how far the feed was when it joined, which is where one begins who was here before.
+    joined: Option<u64>,
 }
 
 impl<E: FeedEvent> Kept<E> {
     fn of(epoch: Epoch) -> Self {
-        Self { epoch, ring: VecDeque::new(), last: 0, newest: Vec::new() }
+        Self { epoch, ring: VecDeque::new(), last: 0, newest: Vec::new(), joined: None }
+    }
+
+    /// Whether a mirror has yet to be told what there was when it joined.
+    fn is_behind(&self) -> bool {
+        self.joined.is_some_and(|joined| self.last < joined)
     }
 
     /// The number of the oldest event in the ring, if there is one.
@@ -207,6 +214,16 @@ impl<E: FeedEvent> Mirror<E> {
         Self { writer: FeedWriter::new(capacity) }
     }
 
+    /// The mirrored feed is at `now`, and what is there is told next. To one who reads here and knows nothing of it, what
+    /// follows is news, and the rest is not.
+    pub fn join(&self, now: &Position) {
+        self.writer.shared.change(|kept| {
+            if kept.epoch != now.epoch {
+                *kept = Kept { joined: Some(now.seq), ..Kept::of(now.epoch.clone()) };
+            }
+        });
+    }
+
     /// The next event of the mirrored feed, or one of its snapshot.
     pub fn adopt(&self, at: &Position, event: E, snapshot: bool) {
         let (event, capacity) = (Arc::new(event), self.writer.shared.capacity);
@@ -246,6 +263,12 @@ impl<E: FeedEvent> Mirror<E> {
 }
 
 impl<E: FeedEvent> Feed<E> {
+    /// The newest event's position; its `seq` is 0 where there is none.
+    pub fn now(&self) -> Position {
+        let kept = self.shared.kept();
+        Position { epoch: kept.epoch.clone(), seq: kept.last }
+    }
+
     /// Whether `at` is a position of the writer's present life.
     pub fn is_in(&self, at: &Position) -> bool {
         self.shared.kept().epoch == at.epoch
@@ -265,6 +288,8 @@ impl<E: FeedEvent> Feed<E> {
         };
         match start {
             Start::After(at) if at.epoch == kept.epoch => reader.seen = at.seq,
+            // It begins when all is there, as one that comes to an epoch of which it knows nothing.
+            Start::Snapshot if kept.is_behind() => reader.epoch = Epoch::fresh(),
             Start::After(at) => {
                 reader.wanted = Some(at);
                 reader.resync(&kept);
@@ -294,6 +319,10 @@ impl<E: FeedEvent> Reader<E> {
         let shared = Arc::clone(&self.shared);
         let kept = shared.kept();
         loop {
+            let is_new = self.seen == 0 && self.wanted.is_none();
+            if kept.epoch != self.epoch && is_new && kept.is_behind() {
+                return None;
+            }
             if kept.epoch != self.epoch {
                 self.epoch = kept.epoch.clone();
                 self.snapshot.clear();
@@ -302,7 +331,7 @@ impl<E: FeedEvent> Reader<E> {
                     Some(wanted) => self.seen = wanted.seq,
                     // To one that followed, all that the writer did in its new life is news.
                     None if followed => self.go_back(&kept),
-                    None => self.resync(&kept),
+                    None => self.begin(&kept),
                 }
             }
             if let Some((seq, event)) = self.snapshot.pop_front() {
@@ -342,6 +371,14 @@ impl<E: FeedEvent> Reader<E> {
 
     fn delivery(&self, seq: u64, event: Arc<E>, snapshot: bool) -> Delivery<E> {
         Delivery { at: Position { epoch: self.epoch.clone(), seq }, event, snapshot }
+    }
+
+    /// Begins with the snapshot: in a mirror with that of the moment when it joined.
+    fn begin(&mut self, kept: &Kept<E>) {
+        let Some(joined) = kept.joined else { return self.resync(kept) };
+        let before = kept.newest.iter().filter(|(_, seq, _)| *seq <= joined);
+        self.snapshot = before.map(|(_, seq, event)| (*seq, Arc::clone(event))).collect();
+        self.seen = joined;
     }
 
     /// Goes on with the snapshot, as far as it is news.
@@ -428,6 +465,32 @@ mod tests {
         pass_on(&mut writer.feed().read(Start::After(second.clone())), &mirror);
         assert_eq!(drain(&mut early), [(3, false)]);
         assert_eq!(drain(&mut mirror.feed().read(Start::After(second))), [(3, false)]);
+    }
+
+    #[test]
+    fn one_who_read_a_mirror_before_it_joined_is_told_what_came_since() {
+        let (writer, mirror) = (FeedWriter::new(8), Mirror::new(8));
+        let mut early = mirror.feed().read(Start::Snapshot);
+        (1..=3).for_each(|n| drop(writer.publish(beat(n))));
+        let now = writer.feed().now();
+        mirror.join(&now);
+        let mut reader = writer.feed().read(Start::Oldest);
+        let first = reader.try_next().expect("there are three");
+        mirror.adopt(&first.at, (*first.event).clone(), first.snapshot);
+        let mut between = mirror.feed().read(Start::Snapshot);
+        assert_eq!(drain(&mut early), [], "nobody knows yet what is newest");
+        // Two that have no key, before anybody looks.
+        [5, 7].into_iter().for_each(|n| drop(writer.publish(beat(n))));
+        pass_on(&mut reader, &mirror);
+        assert_eq!(drain(&mut early), [(2, true), (5, false), (7, false)]);
+        assert_eq!(drain(&mut between), [(2, true), (5, false), (7, false)]);
+        mirror.join(&now);
+        assert_eq!(mirror.position().map(|at| at.seq), Some(5), "it joined that life before");
+        let empty = FeedWriter::new(8);
+        mirror.join(&empty.feed().now());
+        empty.publish(beat(9));
+        pass_on(&mut empty.feed().read(Start::Oldest), &mirror);
+        assert_eq!(drain(&mut early), [(9, false)]);
     }
 
     #[test]

@@ -21,6 +21,15 @@ const HEAD: Duration = Duration::from_secs(5);
 /// A connection that says nothing for so long is broken.
 const SILENCE: Duration = header::HEARTBEAT.saturating_mul(3);
 
+/// What one wants of a feed who knows nothing of it yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backlog {
+    /// Everything that is still kept: those who read here may know the feed already.
+    All,
+    /// The snapshot: what was overtaken is not to be acted on again.
+    Newest,
+}
+
 /// A feed of another process. It is followed until this is dropped.
 pub struct Followed<E> {
     feed: Feed<E>,
@@ -34,12 +43,17 @@ impl<E> Drop for Followed<E> {
 }
 
 impl<E: FeedEvent> Followed<E> {
-    /// Follows the feed of `E` that `remote` offers; keeps the newest `capacity` events. Each event is handed to
-    /// `prepare` before anybody reads it. Must be called inside a tokio runtime.
+    /// Follows the feed of `E` that `remote` offers, from `backlog` on; keeps the newest `capacity` events. Each event is
+    /// handed to `prepare` before anybody reads it. Must be called inside a tokio runtime.
     ///
     /// # Panics
     /// If `capacity` is zero.
-    pub fn new<F>(remote: Remote, capacity: usize, mut prepare: impl FnMut(E) -> F + Send + 'static) -> Self
+    pub fn new<F>(
+        remote: Remote,
+        backlog: Backlog,
+        capacity: usize,
+        mut prepare: impl FnMut(E) -> F + Send + 'static,
+    ) -> Self
     where
         F: Future<Output = E> + Send,
     {
@@ -48,7 +62,7 @@ impl<E: FeedEvent> Followed<E> {
         let task = tokio::spawn(async move {
             let mut pauses = Pauses::default();
             loop {
-                match follow(&remote, &mirror, &mut prepare, &mut pauses).await {
+                match follow(&remote, backlog, &mirror, &mut prepare, &mut pauses).await {
                     Ok(()) => tracing::debug!(feed = E::NAME, "a feed came to its end"),
                     Err(why) => {
                         tracing::debug!(feed = E::NAME, why, "a feed broke");
@@ -69,13 +83,16 @@ impl<E: FeedEvent> Followed<E> {
 
 async fn follow<E: FeedEvent, F: Future<Output = E>>(
     remote: &Remote,
+    backlog: Backlog,
     mirror: &Mirror<E>,
     prepare: &mut impl FnMut(E) -> F,
     pauses: &mut Pauses,
 ) -> Result<(), String> {
     let mut request = remote.request(Method::GET, &["peer", "v1", "feeds", E::NAME]);
-    if let Some(at) = mirror.position() {
-        request = request.header(header::LAST_EVENT_ID, at.to_string());
+    match (mirror.position(), backlog) {
+        (Some(at), _) => request = request.header(header::LAST_EVENT_ID, at.to_string()),
+        (None, Backlog::Newest) => request = request.header(header::BACKLOG, header::NEWEST),
+        (None, Backlog::All) => {}
     }
     let late = || "no answer within 5 s".to_owned();
     let mut response =
@@ -86,6 +103,10 @@ async fn follow<E: FeedEvent, F: Future<Output = E>>(
         return Err(format!("it answered {status}: {}", said.trim()));
     }
     remote.note_life(&response);
+    let now = response.headers().get(header::NOW).and_then(|now| now.to_str().ok()?.parse().ok());
+    if let Some(now) = now {
+        mirror.join(&now);
+    }
     remote.is_well();
     pauses.reset();
     let mut parser = Parser::default();

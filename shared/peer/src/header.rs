@@ -17,6 +17,13 @@ pub(crate) const TRACEPARENT: &str = "traceparent";
 pub(crate) const TRACESTATE: &str = "tracestate";
 pub(crate) const LAST_EVENT_ID: &str = "last-event-id";
 
+/// What one wants who asks for a feed and knows nothing of it yet: [`NEWEST`], or everything that is still kept.
+pub(crate) const BACKLOG: &str = "x-midrun-backlog";
+pub(crate) const NEWEST: &str = "newest";
+
+/// In the answer of a feed that is not begun with a snapshot: the position of its newest event.
+pub(crate) const NOW: &str = "x-midrun-feed-now";
+
 /// The names of a feed's events: one that follows, one of a snapshot.
 pub(crate) const EVENT: &str = "event";
 pub(crate) const SNAPSHOT: &str = "snapshot";

@@ -28,6 +28,6 @@ pub use artifact::bring_here;
 pub use ask::{AskError, Peer};
 pub use exchange::Exchange;
 pub use feed::{Delivery, Epoch, Feed, FeedWriter, Mirror, Position, Reader, Start};
-pub use follow::Followed;
+pub use follow::{Backlog, Followed};
 pub use inbox::{Envelope, Held, Inbox};
 pub use remote::{BadAddress, Remote, Trouble};

@@ -11,7 +11,8 @@ use actix::{Actor, Context, Handler, ResponseFuture};
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer};
 use peer::{
-    AskError, Envelope, Exchange, FeedWriter, Followed, Inbox, Peer, Reader, Remote, Start, bring_here,
+    AskError, Backlog, Envelope, Exchange, FeedWriter, Followed, Inbox, Peer, Reader, Remote, Start,
+    bring_here,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -336,7 +337,7 @@ async fn a_followed_feed_goes_on_where_its_connection_broke_and_into_the_writer_
     let address = service.address;
     let proxy = Proxy::before(address).await;
     service.beats.publish(Beat { key: 1, n: 1 });
-    let followed = Followed::new(to(proxy.address), 8, async |beat: Beat| beat);
+    let followed = Followed::new(to(proxy.address), Backlog::All, 8, async |beat: Beat| beat);
     let mut reader = followed.feed().read(Start::Snapshot);
     assert_eq!(drain(&mut reader, 1).await, [(1, true)]);
     service.beats.publish(Beat { key: 1, n: 2 });
@@ -354,6 +355,28 @@ async fn a_followed_feed_goes_on_where_its_connection_broke_and_into_the_writer_
     let next = Service::start(TcpListener::bind(address).unwrap(), 8);
     next.beats.publish(Beat { key: 1, n: 9 });
     assert_eq!(drain(&mut reader, 1).await, [(9, false)]);
+    drop(followed);
+    next.stop().await;
+}
+
+#[actix_rt::test]
+async fn one_that_comes_late_acts_on_what_is_newest_and_misses_nothing_of_the_next_life() {
+    let service = Service::anew();
+    let address = service.address;
+    for n in 1..=4 {
+        service.beats.publish(Beat { key: u8::from(n % 2 == 0), n });
+    }
+    let followed = Followed::new(to(address), Backlog::Newest, 8, async |beat: Beat| beat);
+    let mut reader = followed.feed().read(Start::Snapshot);
+    assert_eq!(drain(&mut reader, 2).await, [(3, true), (4, true)]);
+    service.beats.publish(Beat { key: 1, n: 5 });
+    assert_eq!(drain(&mut reader, 1).await, [(5, false)]);
+    service.stop().await;
+    let next = Service::start(TcpListener::bind(address).unwrap(), 8);
+    for n in 7..=8 {
+        next.beats.publish(Beat { key: 1, n });
+    }
+    assert_eq!(drain(&mut reader, 2).await, [(7, false), (8, false)]);
     drop(followed);
     next.stop().await;
 }

@@ -126,6 +126,24 @@ impl Collector {
             .await
     }
 
+    /// Waits until `is` is true of the spans of the trace `trace`, which are given in the order in which they began.
+    ///
+    /// # Panics
+    /// When it does not become so; says which came.
+    pub async fn trace(&self, what: &str, trace: &str, is: impl Fn(&[Collected]) -> bool) -> Vec<Collected> {
+        let mut spans = self.state.spans.subscribe();
+        let own = |spans: &Vec<Collected>| {
+            let mut own: Vec<Collected> = spans.iter().filter(|span| span.trace == trace).cloned().collect();
+            own.sort_by_key(|span| span.began);
+            own
+        };
+        let seen = tokio::time::timeout(LIMIT, spans.wait_for(|spans| is(&own(spans)))).await;
+        match seen {
+            Ok(Ok(spans)) => own(&spans),
+            _ => panic!("no {what} in {trace}; the spans are\n{}", self.shown()),
+        }
+    }
+
     fn shown(&self) -> String {
         self.spans().iter().fold(String::new(), |mut text, span| {
             let Collected { name, trace, id, parent, service, .. } = span;

@@ -1,32 +1,27 @@
-//! `midrun dev`, from its first line to its last process.
+//! A server under test, from its first line to its last process.
 
 use std::ffi::OsString;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::LIMIT;
 use crate::client::Client;
 use crate::command::{Ended, Midrun, Running};
 use crate::home::Home;
-use crate::processes::{self, eventually, leftovers};
+use crate::processes::{self, leftovers};
 use crate::run_log::RunLog;
-use crate::six::{Others, in_six};
+use crate::server::{GATEWAY, Server, Topology};
 use crate::sse::Sse;
 use crate::stage::Stage;
 use crate::train::Train;
 
-/// A dev server. Dropping it kills it and everything it started.
+/// A dev server, in one process or in six. Dropping it kills it and everything it started.
 #[derive(Debug)]
 pub struct Dev {
     /// Speaks to it.
     pub client: Client,
-    /// Its process.
-    pub pid: u32,
-    process: Running,
-    /// The processes beside it, when it is one of six.
-    others: Option<Others>,
+    server: Server,
     home: Home,
     /// What it started goes on without it.
     was_killed: bool,
@@ -38,6 +33,7 @@ pub struct DevOptions {
     command: Midrun,
     /// Besides those that every test gives.
     flags: Vec<String>,
+    topology: Topology,
     home: Home,
 }
 
@@ -60,29 +56,47 @@ impl DevOptions {
         Self { command: self.command.dir(dir), ..self }
     }
 
+    /// Another topology than that of the test's binary.
+    #[must_use]
+    pub fn topology(self, topology: Topology) -> Self {
+        Self { topology, ..self }
+    }
+
     /// Starts it and waits until it listens.
     ///
     /// # Panics
     /// When it does not.
     pub async fn start(self) -> Dev {
-        let (others, command) = match in_six() {
-            true => {
-                let (others, gateway) = Others::start(&self.command, &self.flags).await;
-                (Some(others), gateway)
-            }
-            false => (None, self.command),
-        };
-        let mut process = command.start();
-        let listening =
-            |line: &str| serde_json::from_str::<Value>(line).ok().filter(|line| line["event"] == "listening");
-        let said = process.wait_for_line("line that says that it listens", listening).await;
-        assert_eq!(said["pid"].as_u64(), Some(process.pid().into()), "{said}");
-        let url = said["url"].as_str().unwrap_or_default();
-        let address = url.trim_end_matches('/').strip_prefix("http://").and_then(|text| text.parse().ok());
-        let address = address.unwrap_or_else(|| panic!("no address in {said}"));
-        let client = Client::new(address, said["token"].as_str().unwrap_or_default());
-        Dev { client, pid: process.pid(), process, others, home: self.home, was_killed: false }
+        let mut server = Server::launch(&self.command, &self.flags, self.topology).await;
+        let said = server.listening().await;
+        let client = client_of(&said);
+        assert_eq!(said["pid"].as_u64(), Some(server.process_of(GATEWAY).pid().into()), "{said}");
+        if self.topology == Topology::Six {
+            joined(&client).await;
+        }
+        Dev { client, server, home: self.home, was_killed: false }
     }
+}
+
+/// Waits until the edge reaches what it needs of the other processes: they are started at the same time.
+async fn joined(client: &Client) {
+    let until = tokio::time::Instant::now() + LIMIT;
+    loop {
+        let ready = client.get("/readyz").await;
+        if ready.status == 200 {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < until, "the services do not find each other: {}", ready.text());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Speaks to the server that said this of itself.
+fn client_of(said: &Value) -> Client {
+    let url = said["url"].as_str().unwrap_or_default();
+    let address = url.trim_end_matches('/').strip_prefix("http://").and_then(|text| text.parse().ok());
+    let address = address.unwrap_or_else(|| panic!("no address in {said}"));
+    Client::new(address, said["token"].as_str().unwrap_or_default())
 }
 
 /// How long a server that was told twice to end may take.
@@ -91,11 +105,14 @@ const END_LIMIT: Duration = Duration::from_secs(20);
 const FIRST_LIMIT: Duration = Duration::from_secs(2);
 
 impl Dev {
-    /// `midrun dev . --port 0 --json ARGS` in the stage's project, not started yet.
-    pub fn options(stage: &Stage, args: &[&str]) -> DevOptions {
-        let flags = args.iter().map(|flag| (*flag).to_owned()).collect();
-        let args = ["dev", ".", "--port", "0", "--json"].iter().chain(args).copied();
-        DevOptions { command: Midrun::new(stage, args), flags, home: stage.home.clone() }
+    /// A server of the stage's project with these flags of `midrun dev`, not started yet.
+    pub fn options(stage: &Stage, flags: &[&str]) -> DevOptions {
+        DevOptions {
+            command: Midrun::new(stage, [""; 0]),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            topology: Topology::of_this_binary(),
+            home: stage.home.clone(),
+        }
     }
 
     /// A dev server in the stage's project.
@@ -162,40 +179,52 @@ impl Dev {
         let _ = answer.expect(202);
     }
 
-    /// The process itself.
-    pub fn process(&mut self) -> &mut Running {
-        &mut self.process
+    /// The process that has `service`.
+    ///
+    /// # Panics
+    /// When it is killed.
+    pub fn process_of(&mut self, service: &str) -> &mut Running {
+        self.server.process_of(service)
     }
 
-    /// Kills it, and nothing else: its runs go on, for the next server in the same project.
+    /// The id of that process.
+    ///
+    /// # Panics
+    /// When it is killed.
+    pub fn pid_of(&mut self, service: &str) -> u32 {
+        self.process_of(service).pid()
+    }
+
+    /// The id of each of its processes.
+    pub fn pids(&self) -> Vec<u32> {
+        self.server.pids()
+    }
+
+    /// Kills all of it, and nothing else: its runs go on, for the next server in the same project.
     pub async fn kill(mut self) {
         self.was_killed = true;
-        self.process.signal(Signal::SIGKILL);
-        self.process.wait("killed midrun dev", LIMIT).await;
-        if let Some(others) = &mut self.others {
-            others.kill_all().await;
+        self.server.kill_all().await;
+    }
+
+    /// Kills the process that has `service`.
+    pub async fn kill_service(&mut self, service: &str) {
+        self.server.kill(service).await;
+    }
+
+    /// Starts the process of a killed service again, and waits until it can be reached.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_service(&mut self, service: &str) {
+        self.server.start(service);
+        if let Some(said) = self.server.again(service).await {
+            self.client = client_of(&said);
         }
     }
 
-    /// Kills the process of one service of six.
-    ///
-    /// # Panics
-    /// When it has none of its own.
-    pub async fn kill_service(&mut self, name: &str) {
-        self.others.as_mut().expect("there are six processes").kill(name).await;
-    }
-
-    /// Starts the process of a killed service again.
-    ///
-    /// # Panics
-    /// When it has none of its own, or does not start.
-    pub async fn start_service(&mut self, name: &str) {
-        self.others.as_mut().expect("there are six processes").start_again(name).await;
-    }
-
-    /// Presses Ctrl-C.
-    pub fn interrupt(&self) {
-        self.process.signal(Signal::SIGINT);
+    /// Asks it to end, as Ctrl-C does; of six processes each in its turn.
+    pub fn interrupt(&mut self) {
+        self.server.interrupt();
     }
 
     /// Waits until it has ended by itself, then for the last of its processes.
@@ -203,7 +232,7 @@ impl Dev {
     /// # Panics
     /// When it does not end, or leaves a process behind.
     pub async fn ended(mut self) -> Ended {
-        let ended = self.process.wait("midrun dev", LIMIT).await;
+        let ended = self.server.ended(LIMIT).await;
         self.nothing_left().await;
         ended
     }
@@ -213,16 +242,11 @@ impl Dev {
     /// # Panics
     /// When it does not end, ends badly, or leaves a process behind.
     pub async fn finish(mut self) {
-        if let Some(others) = &mut self.others {
-            others.end(FIRST_LIMIT, END_LIMIT).await;
-        }
         self.interrupt();
-        let pid = self.pid;
-        let first = async { eventually("end", LIMIT, || (!processes::alive(pid)).then_some(())).await };
-        if tokio::time::timeout(FIRST_LIMIT, first).await.is_err() {
+        if !self.server.is_over(FIRST_LIMIT).await {
             self.interrupt();
         }
-        let ended = self.process.wait("midrun dev after the second Ctrl-C", END_LIMIT).await;
+        let ended = self.server.ended(END_LIMIT).await;
         assert!(!ended.stderr.contains("panicked"), "a part of the server panicked:\n{}", ended.stderr);
         self.nothing_left().await;
     }
@@ -251,8 +275,7 @@ fn id_of(run: &Value) -> String {
 impl Drop for Dev {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let others = self.others.as_ref().map(Others::stderr).unwrap_or_default();
-            eprintln!("--- midrun dev wrote on standard error:\n{}{others}---", self.process.stderr());
+            eprintln!("the server wrote on standard error:\n{}---", self.server.stderr());
         }
         if !self.was_killed || std::thread::panicking() {
             processes::sweep(&self.home.marker());

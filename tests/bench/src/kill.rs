@@ -4,6 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use testkit::Topology;
 use testkit::kill::{Injection, Lane, Lender, Outcome, plan};
 
 use crate::figures::Figures;
@@ -23,14 +24,15 @@ struct Course {
 
 /// Carries out the plan's injections.
 pub(crate) async fn measure(plan_of: &Plan) -> Vec<Row> {
-    let left: VecDeque<Injection> = plan(plan_of.seed, plan_of.injections).into();
+    let left: VecDeque<Injection> = plan(plan_of.seed, plan_of.injections, plan_of.topology).into();
     let (victims, outages) =
         (counts(&left, |injection| injection.victims), counts(&left, |injection| injection.outage));
     let places = left.iter().map(|injection| injection.point).collect::<HashSet<_>>().len();
+    let topology = plan_of.topology;
     let course = Arc::new(Mutex::new(Course { left, ..Course::default() }));
     let lender = Arc::new(Lender::start().await);
     let lanes: Vec<_> =
-        (0..LANES).map(|_| tokio::spawn(work(Arc::clone(&lender), Arc::clone(&course)))).collect();
+        (0..LANES).map(|_| tokio::spawn(work(Arc::clone(&lender), topology, Arc::clone(&course)))).collect();
     for lane in lanes {
         // One that ended badly was told of, and counts.
         if lane.await.is_err() {
@@ -64,8 +66,8 @@ fn lock(course: &Mutex<Course>) -> std::sync::MutexGuard<'_, Course> {
     course.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn work(lender: Arc<Lender>, course: Arc<Mutex<Course>>) {
-    let mut lane = Lane::start(&lender).await;
+async fn work(lender: Arc<Lender>, topology: Topology, course: Arc<Mutex<Course>>) {
+    let mut lane = Lane::start(&lender, topology).await;
     loop {
         let next = lock(&course).left.pop_front();
         let Some(injection) = next else { break };
@@ -75,7 +77,7 @@ async fn work(lender: Arc<Lender>, course: Arc<Mutex<Course>>) {
                 eprintln!("FAILED: {injection}: {why}\nthe server wrote:\n{}", lane.told());
                 lock(&course).failed += 1;
                 // What is left of it is nothing to go on with.
-                lane = Lane::start(&lender).await;
+                lane = Lane::start(&lender, topology).await;
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Measurements over the built binary, as a client sees it: the table that a change of the loop is judged by.
 //!
-//! `cargo run --release -p bench [-- --quick] [LINE…]`, and `cargo run -p bench -- kill [--seed N] [--count N]`. What is measured, and how, is in the README beside this.
+//! `cargo run --release -p bench [-- --quick] [LINE…]`, and `cargo run -p bench -- kill [--six] [--seed N] [--count N]`. What is measured, and
+//! how, is in the README beside this.
 
 mod fan_out;
 mod figures;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use testkit::Topology;
+
 /// A line of the table, or a few that come from one measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Line {
@@ -65,6 +67,8 @@ pub(crate) struct Plan {
     pub(crate) injections: usize,
     /// Decides their order and what the control plane does meanwhile.
     pub(crate) seed: u64,
+    /// Of the servers that are killed.
+    pub(crate) topology: Topology,
 }
 
 impl Plan {
@@ -83,6 +87,7 @@ impl Plan {
             stops: 30,
             injections: 1_000,
             seed: 1,
+            topology: Topology::One,
         };
         let quick = Self {
             saves: 30,
@@ -104,6 +109,7 @@ impl Plan {
             let mut number = || args.next()?.parse::<u64>().ok();
             match arg.as_str() {
                 "--quick" => plan = quick.clone(),
+                "--six" => plan.topology = Topology::Six,
                 "--seed" => plan.seed = number().ok_or_else(usage)?,
                 "--count" => {
                     let count = number().and_then(|count| usize::try_from(count).ok());
@@ -124,5 +130,5 @@ const NO_FAILPOINTS: &str = "a release build has no failpoints to kill at; use o
 
 fn usage() -> String {
     let lines = LINES.map(Line::name).join("|");
-    format!("usage: bench [--quick] [{lines}]…\n       bench kill [--seed N] [--count N]")
+    format!("usage: bench [--quick] [{lines}]…\n       bench kill [--six] [--seed N] [--count N]")
 }

@@ -2,9 +2,9 @@
 
 use testkit::{Dev, Event, Layout, RunLog, Sse, Stage, Ticker};
 
-use crate::frames::{decided, decision, status, swapped};
-use crate::records::{SWAP, signals};
-use crate::ticks::tags_of_each_step_once;
+use super::frames::{decided, decision, status, swapped};
+use super::records::{SWAP, signals};
+use super::ticks::tags_of_each_step_once;
 
 /// A running run of a ticker.
 async fn running() -> (Stage, Dev, Sse, String, RunLog) {

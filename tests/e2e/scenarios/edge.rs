@@ -1,9 +1,9 @@
 //! Who gets in, and what is served: everything here speaks HTTP byte by byte.
 
 use serde_json::json;
-use testkit::{Dev, LIMIT, Midrun, SdkTrainer, Stage, Ticker, gone};
+use testkit::{Dev, LIMIT, SdkTrainer, Stage, Ticker, gone};
 
-use crate::frames::{decided, decision, pids, status, swapped};
+use super::frames::{decided, decision, pids, status, swapped};
 
 #[tokio::test]
 async fn nobody_gets_in_without_the_token() {
@@ -235,24 +235,6 @@ async fn a_file_inside_the_project_is_an_entry_of_its_own_and_watched_while_its_
     train.close();
     gone(pid, LIMIT).await;
     dev.finish().await;
-}
-
-#[tokio::test]
-async fn a_port_that_is_taken_is_said_and_the_next_free_one_used() {
-    let stage = Stage::ticker(&Ticker::default());
-    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("the system gives a port");
-    let port = taken.local_addr().expect("it is bound").port();
-    let mut dev = Midrun::new(&stage, ["dev", ".", "--port", &port.to_string()]).start();
-    let other =
-        |line: &str| line.split("http://127.0.0.1:").nth(1)?.trim().trim_end_matches('/').parse::<u16>().ok();
-    let chosen = dev.wait_for_line("address", other).await;
-    assert!(chosen != port, "{port} is taken");
-    assert!(dev.stdout().contains(&format!("port {port} is taken")), "{}", dev.stdout());
-    let client = testkit::Client::new(([127, 0, 0, 1], chosen).into(), "");
-    let _ = client.ask("GET", "/healthz").without_token().send().await.expect(200);
-    dev.signal(nix::sys::signal::Signal::SIGINT);
-    let ended = dev.wait("midrun dev", LIMIT).await.expect(0);
-    assert!(!ended.stdout.contains('\u{1b}'), "no colours where the output is no terminal");
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@ use testkit::{
     Checkpoints, Dev, Fault, LIMIT, Layout, Midrun, SdkTrainer, Stage, Ticker, eventually, gone, signal,
 };
 
-use crate::faults::{control_plane, dev_on};
-use crate::frames::{status, successor};
+use super::faults::{control_plane, dev_on};
+use super::frames::{status, successor};
 
 /// Generous, and far below what a control plane that hangs would cost.
 const AT_ONCE: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::json;
 use testkit::{Dev, Fault, FaultyControlPlane, LIMIT, Layout, SdkTrainer, Stage, eventually};
 
-use crate::frames::status;
+use super::frames::status;
 
 /// A server that lends its control plane, and a proxy in front of that.
 pub(crate) async fn control_plane() -> (Stage, Dev, FaultyControlPlane) {

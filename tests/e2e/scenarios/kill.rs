@@ -3,12 +3,20 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use testkit::Topology;
 use testkit::kill::{Injection, Lane, Lender, plan};
 
 /// Projects that are killed beside each other.
 const LANES: usize = 3;
-/// Enough for every place with every victim, and for most with several outages of the control plane.
-const INJECTIONS: usize = 300;
+/// In one process enough for every place with every victim, and for most with several outages of the control plane;
+/// in six for every place with every victim.
+const fn injections(topology: Topology) -> usize {
+    match topology {
+        Topology::One => 300,
+        Topology::Six => 150,
+    }
+}
+
 const SEED: u64 = 1;
 
 /// A number from the environment, so that a failure can be looked at alone.
@@ -18,10 +26,11 @@ fn number(name: &str) -> Option<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_every_failpoint_everyone_is_killed_and_nothing_is_orphaned_or_lost() {
+    let topology = Topology::of_this_binary();
     let seed = number("MIDRUN_KILL_SEED").unwrap_or(SEED);
-    let count =
-        number("MIDRUN_KILL_COUNT").map_or(INJECTIONS, |count| usize::try_from(count).unwrap_or(INJECTIONS));
-    let mut injections: VecDeque<Injection> = plan(seed, count).into();
+    let count = number("MIDRUN_KILL_COUNT").and_then(|count| usize::try_from(count).ok());
+    let count = count.unwrap_or(injections(topology));
+    let mut injections: VecDeque<Injection> = plan(seed, count, topology).into();
     if let Ok(only) = std::env::var("MIDRUN_KILL_ONLY") {
         injections.retain(|injection| injection.to_string().contains(&only));
     }
@@ -37,7 +46,7 @@ async fn at_every_failpoint_everyone_is_killed_and_nothing_is_orphaned_or_lost()
 }
 
 async fn work(lender: Arc<Lender>, queue: Arc<Mutex<VecDeque<Injection>>>) {
-    let mut lane = Lane::start(&lender).await;
+    let mut lane = Lane::start(&lender, Topology::of_this_binary()).await;
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let Some(injection) = next else { break };

@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testkit::{Dev, Event, LIMIT, Layout, Midrun, Sse, Stage, Ticker};
 
-use crate::frames::{status, swapped};
+use super::frames::{status, swapped};
 
 /// Prints 6 MB with a checkpoint after each tenth of a MB, then waits for the flag.
 const LOUD: &str = r#"
@@ -79,7 +78,7 @@ async fn beyond_its_cap_a_log_loses_its_oldest_output_says_so_and_is_taken_up_by
     let go = stage.flag("go");
     stage.project.write("index.ts", &LOUD.replace("FLAG", &json!(go.path()).to_string()));
     let cap = ("MIDRUN_RUN__LOG_CAP_MB", "1");
-    let mut dev = Dev::options(&stage, &[]).env(cap.0, cap.1).start().await;
+    let dev = Dev::options(&stage, &[]).env(cap.0, cap.1).start().await;
     let mut events = dev.events().await;
     events.next_named("ready").await;
     let run = dev.running(&mut events).await;
@@ -92,9 +91,7 @@ async fn beyond_its_cap_a_log_loses_its_oldest_output_says_so_and_is_taken_up_by
     assert!(size_of_log(&run_folder(&stage, &run)) < 5 << 18, "the cap is kept while the run goes on");
 
     // The server dies; the next one goes on with the run and its log.
-    dev.process().signal(Signal::SIGKILL);
-    assert_eq!(dev.process().wait("the server that was killed", LIMIT).await.code, 137);
-    let dev_before = dev;
+    dev.kill().await;
     let dev = Dev::options(&stage, &[]).env(cap.0, cap.1).start().await;
     let mut events = dev.events().await;
     let is_running =
@@ -136,31 +133,6 @@ async fn beyond_its_cap_a_log_loses_its_oldest_output_says_so_and_is_taken_up_by
     });
     assert_eq!(told.sum::<u64>(), dropped, "{}", logs.stderr);
     dev.finish().await;
-    drop(dev_before);
-}
-
-#[tokio::test]
-async fn a_state_folder_that_cannot_be_written_is_said_at_once() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let stage = Stage::ticker(&Ticker::default());
-    let state = stage.project.dir().join(".midrun");
-    std::fs::create_dir_all(&state).expect("a folder");
-    let set_mode = |mode| {
-        std::fs::set_permissions(&state, std::fs::Permissions::from_mode(mode)).expect("it is ours");
-    };
-    set_mode(0o500);
-    let mut dev = Midrun::new(&stage, ["dev", ".", "--port", "0", "--json"]);
-    if nix::unistd::geteuid().is_root() {
-        // Modes do not bind root unless it gives that right up.
-        dev = dev.by(["setpriv", "--bounding-set=-dac_override,-dac_read_search"]);
-    }
-    let ended = dev.run().await;
-    set_mode(0o700);
-    let ended = ended.expect(1);
-    let named =
-        format!("the state folder {} cannot be written", state.canonicalize().expect("it exists").display());
-    assert!(ended.stderr.contains(&named), "{}", ended.stderr);
-    assert!(ended.stderr.contains("give yourself write permission"), "{}", ended.stderr);
 }
 
 /// From now on no file may become longer than `limit` by this process: that fails like writing to a full disk, and
@@ -196,10 +168,11 @@ async fn a_full_disk_leaves_trainings_alone_is_said_and_heals() {
     let runner = dev.run(&run).await["pid"].as_u64().expect("it runs");
     let host = std::fs::read_to_string(run_folder(&stage, &run).join("host.json")).expect("it has a host");
     let host = serde_json::from_str::<Value>(&host).expect("JSON")["pid"].as_u64().expect("a pid");
-    let processes = [dev.pid, u32::try_from(host).expect("a pid")];
+    let mut processes = dev.pids();
+    processes.push(u32::try_from(host).expect("a pid"));
 
     processes.iter().for_each(|pid| limit_files(*pid, "1"));
-    let said = dev.process().wait_for_line("warning", warning("cannot be written")).await;
+    let said = dev.process_of("sse-gateway").wait_for_line("warning", warning("cannot be written")).await;
     assert!(
         said.contains(".midrun") && said.contains("make room") && said.contains("Trainings go on"),
         "{said}"
@@ -220,7 +193,7 @@ async fn a_full_disk_leaves_trainings_alone_is_said_and_heals() {
 
     let before = step(&log.lines());
     processes.iter().for_each(|pid| limit_files(*pid, "unlimited"));
-    dev.process().wait_for_line("end of the trouble", warning("can be written again")).await;
+    dev.process_of("sse-gateway").wait_for_line("end of the trouble", warning("can be written again")).await;
     let until = tokio::time::Instant::now() + LIMIT;
     while dev.client.get("/readyz").await.status != 200 {
         assert!(tokio::time::Instant::now() < until, "it does not heal");

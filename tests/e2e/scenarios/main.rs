@@ -1,28 +1,10 @@
-//! What midrun promises, seen from outside: the built binary, real runners, real jobs.
-//!
-//! A scenario ends by `Dev::finish`, which fails when a process is left. That nothing happens is shown by what
-//! happens next: after an edit that must be ignored comes one that must not, and its frame must be the next one.
+//! The server as one process, and the commands that need none.
 
-mod broken;
-mod command_line;
-mod edge;
-mod endings;
-mod faults;
-mod frames;
-mod kill;
-mod log;
-mod many_files;
-mod orphans;
-mod outlive;
-mod output;
-mod records;
-mod restart;
-mod resume;
-mod starting;
-mod stopping;
-mod swap;
-mod take_up;
-mod terminals;
-mod ticks;
-mod traces;
-mod training;
+// Beside this, not below it: the other target has the same list.
+#[path = "both.rs"]
+mod both;
+
+// Nobody talks to a server there.
+mod commands;
+// What `midrun dev` itself says where it cannot serve as it was asked to: it is one process by its nature.
+mod dev_command;

@@ -2,8 +2,8 @@
 
 use testkit::{Dev, Sse, Stage, Ticker};
 
-use crate::frames::{decided, decision, swapped};
-use crate::records::{SWAP, signals};
+use super::frames::{decided, decision, swapped};
+use super::records::{SWAP, signals};
 
 const FILES: usize = 200;
 

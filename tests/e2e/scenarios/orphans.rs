@@ -9,17 +9,11 @@ use testkit::{
     leftovers, signal,
 };
 
-use crate::faults::{control_plane, dev_on};
-use crate::frames::{status, successor, swapped};
-use crate::records::records;
-use crate::stopping::{WORKERS, workers};
-use crate::ticks::tags_of_each_step_once;
-
-/// Kills the server as a crash does. The handle stays, since it knows what to sweep should the test fail.
-async fn kill(dev: &Dev) {
-    signal(dev.pid, Signal::SIGKILL);
-    gone(dev.pid, LIMIT).await;
-}
+use super::faults::{control_plane, dev_on};
+use super::frames::{status, successor, swapped};
+use super::records::records;
+use super::stopping::{WORKERS, workers};
+use super::ticks::tags_of_each_step_once;
 
 /// The process id of the run's host.
 fn host_of(stage: &Stage, run: &str) -> u32 {
@@ -88,7 +82,7 @@ async fn a_run_outlives_its_server_and_reap_ends_its_whole_tree_and_its_job() {
     log.wait_for_start("LOG v1 ").await;
     let job = dev.run(&run).await["jobId"].as_str().expect("it has a job").to_owned();
     let (host, runner) = (host_of(&stage, &run), pid_of(&dev.run(&run).await));
-    kill(&dev).await;
+    dev.kill().await;
     goes_on(&stage, &run).await;
 
     proxy.only("/cancel", Fault::Refuse);
@@ -114,7 +108,8 @@ async fn a_run_outlives_its_server_and_reap_ends_its_whole_tree_and_its_job() {
 
     let rest = reap(&stage, &[]).await;
     assert_eq!((pids(&rest), &rest["jobs"]), (vec![double_forked], &json!([])));
-    nothing_left_but(&stage, &dev, lender.pid).await;
+    nothing_left(&stage).await;
+    assert!(lender.pids().into_iter().all(alive), "it is another project's server");
 
     proxy.heal();
     let (next, mut events) = dev_on(&stage, &proxy).await;
@@ -128,12 +123,6 @@ async fn a_run_outlives_its_server_and_reap_ends_its_whole_tree_and_its_job() {
     assert_ne!(fresh, run);
     next.finish().await;
     lender.finish().await;
-}
-
-/// Waits until nothing of the stage is left; the lender is another stage's.
-async fn nothing_left_but(stage: &Stage, dev: &Dev, lender: u32) {
-    assert!(!alive(dev.pid) && alive(lender));
-    nothing_left(stage).await;
 }
 
 /// A process that has nothing to do with any run.
@@ -159,7 +148,7 @@ async fn a_pid_that_is_in_use_again_is_left_alone() {
     let stage = Stage::ticker(&Ticker::default());
     let (dev, mut events) = Dev::ready(&stage).await;
     let run = dev.running(&mut events).await;
-    kill(&dev).await;
+    dev.kill().await;
     let host = host_of(&stage, &run);
     signal(host, Signal::SIGKILL);
     gone(host, LIMIT).await;
@@ -214,7 +203,7 @@ async fn the_next_server_takes_up_what_goes_on_and_what_ended_meanwhile() {
     let goes = dev.running(&mut events).await;
     let ends = dev.running(&mut events).await;
     let pid = pid_of(&dev.run(&ends).await);
-    kill(&dev).await;
+    dev.kill().await;
     stage.flag(&format!("exit-{pid}")).raise();
     assert_eq!(ended(&stage, &ends).await["code"], 7);
     goes_on(&stage, &goes).await;
@@ -243,7 +232,7 @@ async fn a_restart_that_was_due_is_done_by_the_next_server() {
     stage.project.write("index.ts", &Ticker { learning_rate: 0.0003, ..trainer }.entry());
     status(&mut events, &run, "early-stopping").await;
     dev.log(&run).await.wait_for_line("EARLY-STOP-ASKED").await;
-    kill(&dev).await;
+    dev.kill().await;
     checkpoint.raise();
     assert_eq!(ended(&stage, &run).await["code"], 0);
     let report = reap(&stage, &[]).await;
@@ -264,7 +253,7 @@ async fn a_run_that_no_server_comes_back_for_stops_by_itself() {
     let mut events = dev.events().await;
     events.next_named("ready").await;
     let run = dev.running(&mut events).await;
-    kill(&dev).await;
+    dev.kill().await;
     assert_eq!(ended(&stage, &run).await["code"], 0);
     let said = records(&stage, &run);
     let alone = said.iter().find(|record| record["type"] == "alone").expect("it says why");

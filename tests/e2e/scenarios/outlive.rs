@@ -4,14 +4,15 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use serde_json::Value;
-use testkit::{Dev, LIMIT, Midrun, SdkTrainer, Stage, alive, eventually, gone, signal};
+use testkit::{Dev, LIMIT, Midrun, SdkTrainer, Stage, alive, eventually, gone};
 
-use crate::faults::{control_plane, dev_on, signed_in};
-use crate::orphans::{pids, reap};
+use super::faults::{control_plane, dev_on, signed_in};
+use super::orphans::{pids, reap};
+use super::resume::edit;
 
-const STEPS: u64 = 8_000;
+/// Of the example, in place of its own: it goes on for long enough, and soon ends.
+const STEPS: u64 = 2_000;
 const LOGGED_EACH: u64 = 50;
 
 /// The host of the job's executor, as it shows on the disk.
@@ -63,14 +64,10 @@ fn records(folder: &std::path::Path) -> Vec<Value> {
     whole.lines().map(|line| serde_json::from_str(line).expect("a record is JSON")).collect()
 }
 
-async fn kill(dev: &Dev) {
-    signal(dev.pid, Signal::SIGKILL);
-    gone(dev.pid, LIMIT).await;
-}
-
 #[tokio::test]
 async fn the_example_trains_on_while_no_server_is_there() {
     let stage = Stage::example("adder");
+    edit(&stage.project, "index.ts", &[("maxSteps: 8000", &format!("maxSteps: {STEPS}"))]);
     let (killed, mut events) = Dev::ready(&stage).await;
     let run = killed.running(&mut events).await;
     let job = events.wait_for("job", |event| event.name == "run" && event.data["jobId"].is_string()).await;
@@ -78,7 +75,7 @@ async fn the_example_trains_on_while_no_server_is_there() {
     killed.log(&run).await.wait_for_start("step 50 ").await;
     let host = Host::of(&stage, &job);
     let runner = pid_in(&killed.run(&run).await);
-    kill(&killed).await;
+    killed.kill().await;
     let then = host.step();
     eventually("step without a server", LIMIT, || (host.step() >= then + 2 * LOGGED_EACH).then_some(()))
         .await;
@@ -119,7 +116,7 @@ async fn a_port_that_somebody_took_meanwhile_is_told_of_and_taken_back() {
     let (killed, mut events) = Dev::ready(&stage).await;
     let run = killed.running(&mut events).await;
     killed.log(&run).await.wait_for_start("LOG v1 ").await;
-    kill(&killed).await;
+    killed.kill().await;
     let kept = stage.project.dir().join(".midrun/control-plane/port");
     let kept = std::fs::read_to_string(&kept).expect("the control plane remembers its port");
     let port: u16 = kept.trim().parse().expect("a port is a number");
@@ -128,8 +125,9 @@ async fn a_port_that_somebody_took_meanwhile_is_told_of_and_taken_back() {
     let mut dev = Dev::start(&stage).await;
     let said =
         format!("port {port}, where live runs of this project may look for their jobs, is taken by process");
-    eventually("word about the port", LIMIT, || dev.process().stderr().contains(&said).then_some(())).await;
-    assert!(dev.process().stderr().contains(&format!("process {} ", std::process::id())));
+    let control_plane = dev.process_of("control-plane");
+    eventually("word about the port", LIMIT, || control_plane.stderr().contains(&said).then_some(())).await;
+    assert!(control_plane.stderr().contains(&format!("process {} ", std::process::id())));
     let job = dev.run(&run).await["jobId"].as_str().expect("it has a job").to_owned();
     let host = Host::of(&stage, &job);
     let away = host.step();
@@ -159,7 +157,7 @@ async fn reap_ends_the_executors_of_a_server_that_is_gone_and_cancels_their_runs
     let host = Host::of(&stage, &job);
     assert_eq!(doctor_on_executors(&stage).await, None, "its server looks after it");
     assert_eq!(reap(&stage, &[]).await["stale"], 0, "its server looks after it");
-    kill(&killed).await;
+    killed.kill().await;
     let told = doctor_on_executors(&stage).await.expect("it trains with no server");
     assert_eq!(told["state"], "warn");
     assert!(told["what"].as_str().is_some_and(|what| what.ends_with(&job)), "{told}");
@@ -196,7 +194,7 @@ async fn a_job_whose_executor_was_reaped_goes_on_with_the_next_server() {
     dev.log(&run).await.wait_for_start("CHECKPOINT v1 ").await;
     let job = dev.run(&run).await["jobId"].as_str().expect("it has a job").to_owned();
     let host = Host::of(&lending, &job);
-    kill(&lender).await;
+    lender.kill().await;
     let report = reap(&lending, &[]).await;
     assert!(pids(&report).contains(&host.executor), "{report}");
     gone(host.executor, LIMIT).await;

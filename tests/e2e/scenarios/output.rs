@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use testkit::{Dev, Layout, Sse, Stage, Ticker};
 
-use crate::frames::status;
-use crate::records::records;
+use super::frames::status;
+use super::records::records;
 
 /// Prints 50 MB, text and binary, and writes down the digest of what it printed.
 const LOUD: &str = r#"

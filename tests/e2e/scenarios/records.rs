@@ -3,7 +3,7 @@
 use serde_json::Value;
 use testkit::Stage;
 
-/// Every record of the run's log: of its older files, in the order of their names, and of `events.jsonl`.
+/// Every whole record of the run's log: of its older files, in the order of their names, and of `events.jsonl`.
 pub(crate) fn records(stage: &Stage, run: &str) -> Vec<Value> {
     let folder = stage.project.dir().join(".midrun/runs").join(run);
     let names = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -16,7 +16,10 @@ pub(crate) fn records(stage: &Stage, run: &str) -> Vec<Value> {
         std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     };
     let text: String = older.into_iter().chain(["events.jsonl".to_owned()]).map(read).collect();
-    text.lines()
+    // The host may be at its last line.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect()
 }

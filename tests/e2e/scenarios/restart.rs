@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 use testkit::{Brands, Checkpoints, Dev, Layout, SdkTrainer, Stage, Ticker};
 
-use crate::frames::{decided, decision, pids, status, successor, swapped};
-use crate::records::{STOP, SWAP, records, signals};
-use crate::ticks::{count, tags_of_each_step_once};
+use super::frames::{decided, decision, pids, status, successor, swapped};
+use super::records::{STOP, SWAP, records, signals};
+use super::ticks::{count, tags_of_each_step_once};
 
 /// A stage with a ticker that has its checkpoint when the flag is raised.
 fn held(stage: &Stage) -> (Ticker, testkit::Flag) {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use testkit::{Dev, Event, Flag, Project, SdkTrainer, Sse, Stage};
 
-use crate::frames::{status, successor};
+use super::frames::{status, successor};
 
 /// The example, small enough to save a checkpoint within a second: each line of its entry that was replaced.
 const SMALL: [(&str, &str); 7] = [
@@ -20,7 +20,7 @@ const SMALL: [(&str, &str); 7] = [
 const WARMUP: f64 = 100.0;
 
 /// Edits a file of the project as an editor does: each text must be there once.
-fn edit(project: &Project, name: &str, changes: &[(&str, &str)]) {
+pub(crate) fn edit(project: &Project, name: &str, changes: &[(&str, &str)]) {
     let path = project.file(name);
     let mut text = std::fs::read_to_string(&path).expect("the example has it");
     for (from, to) in changes {

@@ -1,12 +1,8 @@
-//! What midrun promises when each service has a process of its own: the same scenarios as in one process, and what
-//! becomes of the loop when a process dies.
+//! The same scenarios with a process for each service: what starts a server looks at the name of the test's binary.
 
-mod broken;
-mod frames;
+// Beside this, not below it: the other target has the same list.
+#[path = "both.rs"]
+mod both;
+
+// One service dies and the others go on: in one process they would all die.
 mod healing;
-mod many_files;
-mod output;
-mod records;
-mod restart;
-mod swap;
-mod ticks;

@@ -3,9 +3,9 @@
 use serde_json::json;
 use testkit::{Dev, Stage, Ticker};
 
-use crate::frames::{decided, decision, status, successor, swapped};
-use crate::records::{STOP, SWAP, records, signals};
-use crate::ticks::tags_of_each_step_once;
+use super::frames::{decided, decision, status, successor, swapped};
+use super::records::{STOP, SWAP, records, signals};
+use super::ticks::tags_of_each_step_once;
 
 fn place(records: &[serde_json::Value], kind: &str) -> usize {
     let found = records.iter().position(|record| record["type"] == kind);

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use testkit::{Checkpoints, Dev, Fault, LIMIT, SdkTrainer, Stage, Ticker, gone};
 
-use crate::faults::{control_plane, dev_on};
-use crate::frames::status;
-use crate::records::{STOP, records, signals};
-use crate::ticks::count;
+use super::faults::{control_plane, dev_on};
+use super::frames::status;
+use super::records::{STOP, records, signals};
+use super::ticks::count;
 
 /// Starts workers as training code does: a plain one, one in its own session, one whose parent is gone, and one
 /// that ignores SIGTERM. Each prints its process id.
@@ -186,12 +186,12 @@ async fn the_first_ctrl_c_stops_runs_at_their_next_checkpoint_and_says_so() {
     let stage = Stage::bare(testkit::Layout::Midrun);
     let (mut dev, run, checkpoint) = with_a_held_run(&stage).await;
     dev.interrupt();
-    dev.process().wait_for_line("line that says what it waits for", waits).await;
+    dev.process_of("train-registry").wait_for_line("line that says what it waits for", waits).await;
     let mut log = dev.log(&run).await;
     log.wait_for_line("EARLY-STOP-ASKED").await;
     let refused = dev.client.post("/api/runs", &json!({})).await;
     assert_eq!(refused.status, 503, "no run starts any more: {}", refused.text());
-    assert!(dev.process().is_alive());
+    assert!(dev.process_of("train-registry").is_alive());
     checkpoint.raise();
     let _ = dev.ended().await.expect(0);
     let records = records(&stage, &run);
@@ -208,7 +208,7 @@ async fn the_second_ctrl_c_stops_at_once() {
     let stage = Stage::bare(testkit::Layout::Midrun);
     let (mut dev, run, _checkpoint) = with_a_held_run(&stage).await;
     dev.interrupt();
-    dev.process().wait_for_line("line that says what it waits for", waits).await;
+    dev.process_of("train-registry").wait_for_line("line that says what it waits for", waits).await;
     dev.interrupt();
     let asked = Instant::now();
     dev.ended().await;
@@ -220,7 +220,7 @@ async fn the_second_ctrl_c_stops_at_once() {
 #[tokio::test]
 async fn a_server_that_ends_ends_its_streams_and_a_training_request() {
     let stage = Stage::ticker(&Ticker::default());
-    let (dev, events) = Dev::ready(&stage).await;
+    let (mut dev, events) = Dev::ready(&stage).await;
     let mut train = dev.train().await;
     train.wait_for("TICK v1 ", 0).await;
     let pid = train.pid;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use testkit::{Brands, Dev, Layout, Sse, Stage, Ticker};
 
-use crate::frames::{decided, decision, pids, status, swapped};
-use crate::records::{SWAP, signals};
-use crate::ticks::{count, tags_of_each_step_once};
+use super::frames::{decided, decision, pids, status, swapped};
+use super::records::{SWAP, signals};
+use super::ticks::{count, tags_of_each_step_once};
 
 /// The ids of everything that five clients must have seen alike.
 fn seen(events: &Sse) -> Vec<String> {

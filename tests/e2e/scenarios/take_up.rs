@@ -3,9 +3,9 @@
 use nix::sys::signal::Signal;
 use testkit::{Checkpoints, Dev, LIMIT, Sse, Stage, Ticker, eventually, gone, signal};
 
-use crate::frames::{status, successor, swapped};
-use crate::records::{STOP, SWAP, records, signals};
-use crate::ticks::tags_of_each_step_once;
+use super::frames::{status, successor, swapped};
+use super::records::{STOP, SWAP, records, signals};
+use super::ticks::tags_of_each_step_once;
 
 /// Ends the trainer with this status when the flag is raised.
 fn ends_by(flag: &testkit::Flag, code: i32) -> Ticker {
@@ -16,6 +16,12 @@ fn ends_by(flag: &testkit::Flag, code: i32) -> Ticker {
 
 fn pid_of(run: &serde_json::Value) -> u32 {
     run["pid"].as_u64().and_then(|pid| pid.try_into().ok()).expect("it has a process")
+}
+
+/// Waits until its host has written how the run ended: a runner that is gone may not be known to be.
+async fn is_over(stage: &Stage, run: &str) {
+    let ends = || records(stage, run).last().is_some_and(|last| last["type"] == "exit").then_some(());
+    eventually("end of the log", LIMIT, ends).await;
 }
 
 /// The server that follows one that was killed, behind its first good build.
@@ -75,8 +81,8 @@ async fn how_runs_ended_while_no_server_was_there_is_learned() {
     dev.kill().await;
     signal(pids[1], Signal::SIGKILL);
     flag.raise();
-    for pid in pids {
-        gone(pid, LIMIT).await;
+    for run in [&failed, &killed] {
+        is_over(&stage, run).await;
     }
     let (dev, _events) = next_server(&stage).await;
     for (run, code) in [(&failed, 7), (&killed, 137)] {
@@ -99,13 +105,12 @@ async fn a_restart_that_was_due_is_made() {
     stage.project.write("index.ts", &held.entry());
     let (dev, mut events) = Dev::ready(&stage).await;
     let run = dev.running(&mut events).await;
-    let pid = pid_of(&dev.run(&run).await);
     stage.project.write("index.ts", &Ticker { learning_rate: 0.0003, ..held }.entry());
     let stopping = status(&mut events, &run, "early-stopping").await;
     eventually("signal to stop", LIMIT, || (signals(&stage, &run) == [STOP]).then_some(())).await;
     dev.kill().await;
     checkpoint.raise();
-    gone(pid, LIMIT).await;
+    is_over(&stage, &run).await;
 
     let (dev, mut events) = next_server(&stage).await;
     let ended = dev.run(&run).await;

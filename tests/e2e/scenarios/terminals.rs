@@ -209,7 +209,7 @@ async fn a_person_types_and_nobody_without_the_token_does() {
 #[tokio::test]
 async fn a_killed_server_costs_no_terminal_and_the_next_one_takes_it_up() {
     let stage = Stage::ticker(&Ticker::default());
-    let mut first = Dev::start(&stage).await;
+    let first = Dev::start(&stage).await;
     let mut ids = Vec::new();
     for shell in ["bash", "dash"] {
         let id = open(&stage, shell).await;
@@ -230,8 +230,7 @@ async fn a_killed_server_costs_no_terminal_and_the_next_one_takes_it_up() {
     events(&first, &ends, None).await.next_named("input").await;
     let shell = u32::try_from(show(&first, &ends).await["pid"].as_u64().expect("a pid")).expect("a pid");
 
-    first.process().signal(Signal::SIGKILL);
-    assert_eq!(first.process().wait("the killed server", LIMIT).await.code, 137);
+    first.kill().await;
     std::fs::write(stage.project.dir().join("src/gate-bash"), "on\n").expect("somebody reads it");
     std::fs::write(stage.project.dir().join("end"), "on\n").expect("somebody reads it");
     gone(shell, LIMIT).await;
@@ -262,7 +261,6 @@ async fn a_killed_server_costs_no_terminal_and_the_next_one_takes_it_up() {
     assert_eq!(nothing.status, 204);
     // It ends all terminals, and leaves no process.
     second.finish().await;
-    drop(first);
 }
 
 #[tokio::test]

@@ -1,13 +1,14 @@
 //! One trace per rebuild, seen by a real collector: parents, order, attributes; and nothing of it where none is
 //! configured.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::json;
 use testkit::{Checkpoints, Collected, Collector, Dev, DevOptions, Sse, Stage, Ticker};
 
-use crate::frames::{status, successor, swapped};
-use crate::records::SWAP;
+use super::frames::{status, successor, swapped};
+use super::records::SWAP;
 
 /// Batches at once, so that no test waits for one.
 const AT_ONCE: &str = "20";
@@ -41,11 +42,86 @@ async fn chain(collector: &Collector, trace: &str, names: &[(&str, &str)]) -> Ve
     spans
 }
 
+/// What a span says besides its resource.
+fn said(span: &Collected) -> String {
+    let own = |key: &&String| ["midrun.", "code.", "error."].iter().any(|start| key.starts_with(start));
+    span.attributes
+        .keys()
+        .filter(own)
+        .map(|key| key.trim_start_matches("midrun."))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The spans below `parent` as a tree: a line for each, those that one span caused in the order of their names.
+fn draw(spans: &[Collected], parent: &str, depth: usize, picture: &mut String) {
+    let mut children: Vec<&Collected> = spans.iter().filter(|span| span.parent == parent).collect();
+    children.sort_by(|a, b| a.name.cmp(&b.name));
+    for span in children {
+        let (indent, said) = ("  ".repeat(depth), said(span));
+        let _ = writeln!(picture, "{indent}{} {}: {said}", span.service, span.name);
+        draw(spans, &span.id, depth + 1, picture);
+    }
+}
+
+fn drawn(spans: &[Collected]) -> String {
+    let mut picture = String::new();
+    draw(spans, "", 0, &mut picture);
+    picture
+}
+
+/// Checks that `trace` comes to be exactly this tree, in one process and in six: none is missing, none stands elsewhere
+/// or is from another trace, none begins before what caused it, and who speaks for a service is its process.
+async fn is_drawn(collector: &Collector, dev: &mut Dev, trace: &str, picture: &str) {
+    let count = picture.lines().count();
+    let spans = collector.trace(&format!("{count} spans"), trace, |spans| spans.len() >= count).await;
+    assert_eq!(drawn(&spans), picture);
+    for span in &spans {
+        let above = spans.iter().find(|above| above.id == span.parent);
+        assert!(above.is_none_or(|above| above.began <= span.began), "{span:?} {above:?}");
+        assert!(span.began <= span.ended, "{span:?}");
+        assert_eq!(span.text("service.version"), spans[0].text("service.version"));
+        if span.service != "run-host" && span.name != "signal" {
+            assert_eq!(span.text("process.pid"), dev.pid_of(&span.service).to_string(), "{span:?}");
+        }
+    }
+}
+
+const SWAP_PICTURE: &str = "\
+build-watcher rebuild: build.id bundle.size changed content_hash entry
+  build-watcher bundle: build.id bundle.size changed content_hash entry
+    manifest-inspector inspect: build.id config_hash content_hash
+      train-registry dispatch: build.id content_hash
+        sse-gateway broadcast: build.id content_hash sse.clients
+        train-registry signal: content_hash decision decision.why run.id signal
+          run-host swap: content_hash run.id
+            run-host callback: code.function.name content_hash run.id
+";
+
+const RESTART_PICTURE: &str = "\
+build-watcher rebuild: build.id bundle.size changed content_hash entry
+  build-watcher bundle: build.id bundle.size changed content_hash entry
+    manifest-inspector inspect: build.id config_hash content_hash
+      train-registry dispatch: build.id content_hash
+        sse-gateway broadcast: build.id content_hash sse.clients
+        train-registry restart: content_hash run.id run.replaces
+          run-host callback: code.function.name content_hash run.id
+        train-registry signal: decision decision.why run.id signal
+          run-host early_stop: checkpoint.step run.id
+";
+
+const FAILED_PICTURE: &str = "\
+build-watcher rebuild: error.type build.id changed entry
+  build-watcher bundle: error.type build.id changed entry
+    train-registry dispatch: error.type build.id
+      sse-gateway broadcast: error.type sse.clients
+";
+
 #[tokio::test]
 async fn a_save_its_signal_and_the_first_callback_under_the_new_code_are_one_trace() {
     let stage = Stage::ticker(&Ticker::default());
     let collector = Collector::start().await;
-    let (dev, mut events) = started(&stage, &collector).await;
+    let (mut dev, mut events) = started(&stage, &collector).await;
     let run = dev.running(&mut events).await;
     let pid = dev.run(&run).await["pid"].as_u64().expect("it has a process");
     let mut log = dev.log(&run).await;
@@ -73,7 +149,7 @@ async fn a_save_its_signal_and_the_first_callback_under_the_new_code_are_one_tra
     let [rebuild, bundle, inspect, dispatch, signal, swap, callback] = &spans[..] else { unreachable!() };
     for span in [rebuild, bundle, inspect, dispatch] {
         assert_eq!(span.text("midrun.build.id"), frame.text("buildId"), "{span:?}");
-        assert_eq!(span.text("process.pid"), dev.pid.to_string(), "{span:?}");
+        assert_eq!(span.text("process.pid"), dev.pid_of(&span.service).to_string(), "{span:?}");
     }
     for span in &spans {
         assert!(!span.failed && !span.attributes.contains_key("error.type"), "{span:?}");
@@ -98,9 +174,7 @@ async fn a_save_its_signal_and_the_first_callback_under_the_new_code_are_one_tra
     );
     assert_eq!(broadcast.text("midrun.sse.clients"), "1");
     assert_eq!(frame.text("traceparent"), dispatch.traceparent());
-    let all = collector.spans();
-    let own: Vec<&Collected> = all.iter().filter(|span| span.trace == trace).collect();
-    assert_eq!(own.len(), spans.len() + 1, "nothing more is in the trace: {own:?}");
+    is_drawn(&collector, &mut dev, &trace, SWAP_PICTURE).await;
     assert!(collector.heads().iter().all(|head| head.contains("content-type: application/x-protobuf")));
     dev.finish().await;
 }
@@ -109,7 +183,7 @@ async fn a_save_its_signal_and_the_first_callback_under_the_new_code_are_one_tra
 async fn a_restart_goes_on_in_the_trace_of_its_save() {
     let stage = Stage::sdk(&testkit::SdkTrainer::default());
     let collector = Collector::start().await;
-    let (dev, mut events) = started(&stage, &collector).await;
+    let (mut dev, mut events) = started(&stage, &collector).await;
     let run = dev.running(&mut events).await;
     let mut log = dev.log(&run).await;
     log.wait_for_start("LOG v1 ").await;
@@ -148,6 +222,7 @@ async fn a_restart_goes_on_in_the_trace_of_its_save() {
         (callback.parent.as_str(), callback.text("midrun.run.id")),
         (restart.id.as_str(), next.as_str())
     );
+    is_drawn(&collector, &mut dev, &trace, RESTART_PICTURE).await;
     dev.finish().await;
 }
 
@@ -155,7 +230,7 @@ async fn a_restart_goes_on_in_the_trace_of_its_save() {
 async fn a_failed_build_is_a_failed_trace_that_ends_at_the_edge() {
     let stage = Stage::ticker(&Ticker::default());
     let collector = Collector::start().await;
-    let (dev, mut events) = started(&stage, &collector).await;
+    let (mut dev, mut events) = started(&stage, &collector).await;
     stage.project.write("callbacks.ts", "export const callbacks = {;\n");
     let frame = events.next_named("error").await;
     let trace = frame.text("traceId").to_owned();
@@ -170,6 +245,7 @@ async fn a_failed_build_is_a_failed_trace_that_ends_at_the_edge() {
         assert!(span.failed, "{span:?}");
     }
     assert_eq!(spans[0].text("error.type"), "build-failed");
+    is_drawn(&collector, &mut dev, &trace, FAILED_PICTURE).await;
     // What user code does when it is evaluated is another failure.
     let throwing = format!("throw new Error('no luck');\n{}", Ticker::callbacks("v2"));
     stage.project.write("callbacks.ts", &throwing);
@@ -231,10 +307,12 @@ async fn without_a_collector_configured_nothing_is_different() {
     swapped(&mut events, &run).await;
     assert_eq!(frame.data["traceId"], json!(null));
     assert_eq!(frame.data.get("traceparent"), None);
-    let threads: Vec<String> = std::fs::read_dir(format!("/proc/{}/task", dev.pid))
-        .expect("it runs")
-        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
-        .collect();
+    let tasks = dev
+        .pids()
+        .into_iter()
+        .flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs"));
+    let threads: Vec<String> =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok()).collect();
     assert!(!threads.iter().any(|name| name.contains("OpenTelemetry")), "{threads:?}");
     dev.finish().await;
 }

@@ -5,21 +5,34 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use testkit::{Dev, Event, SdkTrainer, Sse, Stage};
+use testkit::{Dev, Event, SdkTrainer, Sse, Stage, Topology};
 
-use crate::frames::status;
-use crate::records::{SWAP, signals};
+use super::frames::status;
+use super::records::{SWAP, signals};
 
-/// How often the callbacks are swapped.
-const SWAPS: usize = 1_000;
-/// Long enough for that many swaps, and not much longer. The executors get only what time the swaps leave.
-const STEPS: u64 = 40_000;
+/// How often the callbacks are swapped, and for how long is trained: long enough for that many swaps, and not much
+/// longer. The executors get only what time the swaps leave.
+struct Course {
+    swaps: usize,
+    steps: u64,
+}
+
+impl Course {
+    /// What a swap does to the training is the runner's affair, which is the same process in both topologies.
+    const fn of(topology: Topology) -> Self {
+        match topology {
+            Topology::One => Self { swaps: 1_000, steps: 40_000 },
+            Topology::Six => Self { swaps: 250, steps: 10_000 },
+        }
+    }
+}
+
 const LOGGED_EACH: u64 = 50;
 
 /// SHA-256 of the weights of the job's last checkpoint, read from the disk.
-fn weights(stage: &Stage, job: &str) -> String {
+fn weights(stage: &Stage, job: &str, steps: u64) -> String {
     let folder = stage.project.dir().join(".midrun/control-plane/jobs").join(job).join("checkpoints");
-    let path = folder.join(format!("step-{STEPS}")).join("model.safetensors");
+    let path = folder.join(format!("step-{steps}")).join("model.safetensors");
     digest(&path)
 }
 
@@ -54,9 +67,10 @@ fn taken(event: &Event, run: &str, hash: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_thousand_swaps_leave_the_weights_as_they_would_have_been() {
+async fn many_swaps_leave_the_weights_as_they_would_have_been() {
+    let Course { swaps, steps } = Course::of(Topology::of_this_binary());
     let trainer =
-        SdkTrainer::default().with("maxSteps", STEPS).with("loggingSteps", LOGGED_EACH).with("saveSteps", 0);
+        SdkTrainer::default().with("maxSteps", steps).with("loggingSteps", LOGGED_EACH).with("saveSteps", 0);
     let stage = Stage::sdk(&trainer);
     // The same config in an entry that nobody edits.
     stage.project.write("quiet/callbacks.ts", &SdkTrainer::callbacks("quiet"));
@@ -74,7 +88,7 @@ async fn a_thousand_swaps_leave_the_weights_as_they_would_have_been() {
 
     let begun = Instant::now();
     let mut state = 0x9e37_79b9_7f4a_7c15;
-    for edit in 1..=SWAPS {
+    for edit in 1..=swaps {
         stage.project.write("callbacks.ts", &random_callbacks(edit, &mut state));
         let frame =
             events.wait_for("rebuild", |event| event.name == "rebuild" || ended(event, &swapped)).await;
@@ -85,7 +99,7 @@ async fn a_thousand_swaps_leave_the_weights_as_they_would_have_been() {
         assert_eq!((ack.name.as_str(), &ack.data["ok"]), ("swap", &true.into()), "swap {edit}: {ack}");
         events.forget();
     }
-    println!("{SWAPS} swaps in {:?}", begun.elapsed());
+    println!("{swaps} swaps in {:?}", begun.elapsed());
     let mut runs = [swapped.clone(), quiet.clone()];
     let limit = Duration::from_secs(240);
     while runs.iter().any(|run| !run.is_empty()) {
@@ -95,13 +109,17 @@ async fn a_thousand_swaps_leave_the_weights_as_they_would_have_been() {
         assert_eq!(end.data["exitCode"], 0, "{end}");
         runs.iter_mut().filter(|run| *run == end.text("run")).for_each(String::clear);
     }
-    assert_eq!(signals(&stage, &swapped), [SWAP; SWAPS]);
+    assert_eq!(signals(&stage, &swapped), vec![SWAP; swaps]);
     assert!(signals(&stage, &quiet).is_empty());
     let job = |run: serde_json::Value| run["jobId"].as_str().expect("it had a job").to_owned();
     let jobs = [job(dev.run(&swapped).await), job(dev.run(&quiet).await)];
-    assert_eq!(weights(&stage, &jobs[0]), weights(&stage, &jobs[1]), "the weights differ");
+    assert_eq!(weights(&stage, &jobs[0], steps), weights(&stage, &jobs[1], steps), "the weights differ");
     for run in [&swapped, &quiet] {
-        assert_eq!(logged_steps(&dev, run).await, expected_steps(), "run {run}: a step was lost or repeated");
+        assert_eq!(
+            logged_steps(&dev, run).await,
+            expected_steps(steps),
+            "run {run}: a step was lost or repeated"
+        );
     }
     dev.finish().await;
 }
@@ -118,8 +136,8 @@ async fn logged_steps(dev: &Dev, run: &str) -> Vec<u64> {
 }
 
 /// The first step, then each that is due; the last one is logged too.
-fn expected_steps() -> Vec<u64> {
-    std::iter::once(1).chain((1..=STEPS / LOGGED_EACH).map(|count| count * LOGGED_EACH)).collect()
+fn expected_steps(steps: u64) -> Vec<u64> {
+    std::iter::once(1).chain((1..=steps / LOGGED_EACH).map(|count| count * LOGGED_EACH)).collect()
 }
 
 #[tokio::test]

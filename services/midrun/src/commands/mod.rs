@@ -28,10 +28,11 @@ use wire::Diagnostic;
 
 use crate::cli::Command;
 use crate::client::{Client, ClientError};
+use crate::ending;
 
 /// Carries out `command`, which is none of those that `main` carries out itself.
 pub(crate) fn command(command: Command) -> ExitCode {
-    conclude(actix::System::new().block_on(async {
+    conclude(ending::run(async {
         match command {
             Command::Run(args) => run::command(args).await,
             Command::Runs(args) => runs::command(args).await,

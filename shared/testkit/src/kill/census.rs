@@ -55,8 +55,8 @@ pub(crate) fn runner(seen: &[Seen], run: &str) -> Option<u32> {
 }
 
 /// The processes that belong neither to the server nor to a run of `live`.
-pub(crate) fn strangers(seen: &[Seen], server: u32, live: &HashSet<String>) -> Vec<String> {
-    let mut servers = HashSet::from([server]);
+pub(crate) fn strangers(seen: &[Seen], servers: &[u32], live: &HashSet<String>) -> Vec<String> {
+    let mut servers: HashSet<u32> = servers.iter().copied().collect();
     // Children are listed in any order: a few rounds find grandchildren too.
     for _ in 0..3 {
         let children =

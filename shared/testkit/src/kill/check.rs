@@ -142,12 +142,12 @@ impl Lane {
 
     /// Answers the runs as they were when nobody was left: the host of each that had ended was gone, and its log final.
     async fn no_stranger_is_left(&self) -> Result<Vec<Value>, String> {
-        let (marker, server) = (self.stage.home.marker(), self.server_pid());
+        let (marker, servers) = (self.stage.home.marker(), self.server_pids());
         let end = Instant::now() + LIMIT;
         loop {
             let runs = self.runs().await;
             let live: HashSet<String> = runs.iter().filter(|run| is_live(run)).map(id).collect();
-            let left = strangers(&census(&marker), server, &live);
+            let left = strangers(&census(&marker), &servers, &live);
             if left.is_empty() {
                 return Ok(runs);
             }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use failpoint::Point;
 
+use crate::server::{BROKER, GATEWAY, INSPECTOR, REGISTRY, Topology, WATCHER};
+
 /// Who is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Victims {
@@ -38,6 +40,29 @@ impl Victims {
     /// Whether the runner is among them.
     pub const fn runner(self) -> bool {
         matches!(self, Self::Runner | Self::ServerAndRunner)
+    }
+}
+
+/// How much of a server of several processes is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Extent {
+    /// All of it.
+    All,
+    /// The process that has this service.
+    One(&'static str),
+}
+
+/// The services on a control plane that somebody else lends.
+const SERVICES: &[&str] = &[WATCHER, INSPECTOR, BROKER, REGISTRY, GATEWAY];
+
+/// Who of the server can be killed alone for `point`: the one that stands there, if only one can; and anyone, while a
+/// host or a runner stands there.
+fn services_at(point: Point) -> &'static [&'static str] {
+    match (point, point.name().split('.').next()) {
+        (Point::ServerEdgeListening | Point::ServerAnnounced, _) => &[GATEWAY],
+        (_, Some("registry")) => &[REGISTRY],
+        (_, Some("broker")) => &[BROKER],
+        _ => SERVICES,
     }
 }
 
@@ -99,6 +124,8 @@ pub struct Injection {
     pub point: Point,
     /// Of whom.
     pub victims: Victims,
+    /// How much of the server, where it is among them, and where it is killed to be started.
+    pub extent: Extent,
     /// Meanwhile.
     pub outage: Outage,
     /// Where the host is not killed with the server: it stands still until the next server has looked for it, as one
@@ -108,13 +135,16 @@ pub struct Injection {
 
 impl fmt::Display for Injection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { point, victims, outage, slow_host } = self;
-        let slow = if *slow_host { ", host slow" } else { "" };
-        let place = point.name();
-        match outage {
-            Outage::DiskFull => write!(f, "{victims:?} killed at {place}, disk full{slow}"),
-            outage => write!(f, "{victims:?} killed at {place}, control plane {outage:?}{slow}"),
+        let Self { point, victims, extent, outage, slow_host } = self;
+        write!(f, "{victims:?} killed at {}", point.name())?;
+        if let Extent::One(service) = extent {
+            write!(f, ", of the server {service}")?;
         }
+        match outage {
+            Outage::DiskFull => f.write_str(", disk full")?,
+            outage => write!(f, ", control plane {outage:?}")?,
+        }
+        f.write_str(if *slow_host { ", host slow" } else { "" })
     }
 }
 
@@ -251,8 +281,8 @@ impl Random {
 }
 
 /// `count` injections: every place with everybody who is there to be killed, again and again with other outages, in
-/// an order that `seed` decides.
-pub fn plan(seed: u64, count: usize) -> Vec<Injection> {
+/// an order that `seed` decides. A server of several processes is killed as a whole as often as in part.
+pub fn plan(seed: u64, count: usize, topology: Topology) -> Vec<Injection> {
     let mut random = Random::of(seed);
     let mut injections = Vec::new();
     let everything = Point::ALL.iter().flat_map(|point| victims(*point).iter().map(|who| (*point, *who)));
@@ -266,7 +296,11 @@ pub fn plan(seed: u64, count: usize) -> Vec<Injection> {
             let outage = random.choose(Outage::possible(point, victims));
             let may_be_slow = victims.server() && !victims.host();
             let slow_host = may_be_slow && random.choose(&[true, false]);
-            injections.push(Injection { point, victims, outage, slow_host });
+            let is_apart = topology == Topology::Six
+                && (victims.server() || act(point) == Act::TakeUp)
+                && random.choose(&[true, false]);
+            let extent = if is_apart { Extent::One(random.choose(services_at(point))) } else { Extent::All };
+            injections.push(Injection { point, victims, extent, outage, slow_host });
         }
     }
     injections
@@ -279,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_plan_of_300_is_at_every_place_with_every_victim_and_outage() {
-        let all = plan(1, 300);
+        let all = plan(1, 300, Topology::One);
         let points: HashSet<Point> = all.iter().map(|injection| injection.point).collect();
         assert_eq!(points.len(), Point::ALL.len());
         for point in Point::ALL {
@@ -292,7 +326,17 @@ mod tests {
         }
         assert!(all.iter().any(|one| one.slow_host));
         assert_eq!(all.iter().map(|one| one.outage).collect::<HashSet<_>>().len(), Outage::ALL.len());
-        assert_eq!(all, plan(1, 300));
-        assert_ne!(all, plan(2, 300));
+        assert!(all.iter().all(|one| one.extent == Extent::All));
+        assert_eq!(all, plan(1, 300, Topology::One));
+        assert_ne!(all, plan(2, 300, Topology::One));
+    }
+
+    #[test]
+    fn a_plan_of_150_kills_six_processes_together_and_each_alone_at_every_place() {
+        let all = plan(1, 150, Topology::Six);
+        let points: HashSet<Point> = all.iter().map(|injection| injection.point).collect();
+        assert_eq!(points.len(), Point::ALL.len());
+        let extents: HashSet<Extent> = all.iter().map(|injection| injection.extent).collect();
+        assert_eq!(extents.len(), 1 + SERVICES.len());
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use failpoint::{Armed, FOLDER};
+use failpoint::Armed;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -17,12 +17,13 @@ use super::check::Expected;
 use super::disk;
 use super::injection::{Act, Injection, Outage, act};
 use super::lender::Lender;
+use super::served::{NOBODY, Served};
 use super::trainer;
 use crate::client::Client;
-use crate::command::{Midrun, Running};
 use crate::faulty::{Fault, FaultyControlPlane};
 use crate::processes::alive;
 use crate::project::Layout;
+use crate::server::Topology;
 use crate::stage::Stage;
 
 /// How long anything may take that must come.
@@ -32,9 +33,6 @@ const LOOKED_FOR: Duration = Duration::from_millis(150);
 /// Between two looks.
 pub(super) const LOOK: Duration = Duration::from_millis(5);
 
-/// The port of a server of which nothing is known yet.
-const NOBODY: u16 = 1;
-
 /// A project of its own on a lent control plane.
 #[derive(Debug)]
 pub struct Lane {
@@ -42,10 +40,11 @@ pub struct Lane {
     pub(super) proxy: FaultyControlPlane,
     pub(super) upstream: Client,
     /// Where failpoints are armed.
-    points: PathBuf,
+    pub(super) points: PathBuf,
     /// Where runs note what they have printed.
     pub(super) notes: PathBuf,
-    server: Option<Server>,
+    pub(super) topology: Topology,
+    pub(super) server: Option<Served>,
     /// Numbers the edits, so that each makes other bytes.
     edit: u64,
     /// Ended runs of which everything was found right.
@@ -65,17 +64,10 @@ pub struct Outcome {
     pub server_back: Option<Duration>,
 }
 
-/// A server that can be asked.
-#[derive(Debug)]
-pub(super) struct Server {
-    process: Running,
-    pub(super) client: Client,
-}
-
 /// What an injection is about: its run, and that run's process before anything was killed.
 #[derive(Debug, Clone, Default)]
-struct Subject {
-    run: Option<String>,
+pub(super) struct Subject {
+    pub(super) run: Option<String>,
     pid: Option<u64>,
 }
 
@@ -105,7 +97,7 @@ impl Lane {
     ///
     /// # Panics
     /// When it cannot be set up.
-    pub async fn start(lender: &Lender) -> Self {
+    pub async fn start(lender: &Lender, topology: Topology) -> Self {
         let stage = Stage::bare(Layout::Midrun);
         let (points, notes) = (stage.root().join("points"), stage.root().join("notes"));
         for folder in [&points, &notes] {
@@ -119,13 +111,15 @@ impl Lane {
             upstream: Client::new(lender.upstream(), ""),
             points,
             notes,
+            topology,
             server: None,
             edit: 0,
             checked: HashSet::new(),
             without_host: HashSet::new(),
             without_room: HashSet::new(),
         };
-        lane.serve().await;
+        lane.launch().await;
+        lane.listening().await;
         lane
     }
 
@@ -147,14 +141,14 @@ impl Lane {
         let began = Instant::now();
         let subject = self.prepare(injection).await?;
         let armed = Armed::at(&self.points, injection.point).map_err(|error| error.to_string())?;
-        let asking = self.stimulate(injection, &subject);
+        let asking = self.stimulate(injection, &subject).await;
         let stopped = self.stopped_at(&armed, injection).await?;
         self.break_control_plane(injection.outage);
         let subject = self.struck(injection, subject, stopped);
         self.strike(injection, &subject, stopped).await;
         let promised = asking.end();
         drop(armed);
-        let server_back = self.recover(&subject).await?;
+        let server_back = self.recover(injection, &subject).await?;
         if injection.slow_host {
             self.let_host_go_on(&subject).await;
         }
@@ -176,56 +170,33 @@ impl Lane {
     /// When something does not end, or a process is left.
     pub async fn finish(mut self) {
         self.stop_all().await.unwrap_or_else(|why| panic!("{why}"));
-        let mut server = self.server.take().expect("there is one between two injections");
-        server.process.signal(Signal::SIGINT);
-        let ended = server.process.wait("midrun dev", LIMIT).await;
+        let mut served = self.server.take().expect("there is one between two injections");
+        served.server.interrupt();
+        let ended = served.server.ended(LIMIT).await;
         assert!(!ended.stderr.contains("panicked"), "a part of the server panicked:\n{}", ended.stderr);
         let marker = self.stage.home.marker();
         let none = until("end of every process", || census(&marker).is_empty().then_some(())).await;
         none.unwrap_or_else(|why| panic!("{why}: {:?}", census(&self.stage.home.marker())));
     }
 
-    pub(super) fn client(&self) -> &Client {
-        &self.server.as_ref().expect("the server was brought back").client
-    }
-
-    pub(super) fn server_pid(&self) -> u32 {
-        self.server.as_ref().expect("the server was brought back").process.pid()
-    }
-
     /// What the server wrote on standard error.
     pub fn told(&self) -> String {
-        self.server.as_ref().map(|server| server.process.stderr()).unwrap_or_default()
+        self.server.as_ref().map(|served| served.server.stderr()).unwrap_or_default()
     }
 
-    fn launch(&self) -> Running {
-        let url = self.proxy.url();
-        let args = ["dev", ".", "--port", "0", "--json", "--control-plane", &url];
-        Midrun::new(&self.stage, args).env(FOLDER, self.points.clone()).start()
-    }
-
-    /// Starts a server and waits until it can be asked.
-    async fn serve(&mut self) {
-        let process = self.launch();
-        let client = self.listening(&process).await;
-        self.server = Some(Server { process, client });
-    }
-
-    async fn listening(&self, process: &Running) -> Client {
-        let file = self.stage.project.dir().join(".midrun/server.json");
-        let read = || {
-            let file: Value = serde_json::from_slice(&std::fs::read(&file).ok()?).ok()?;
-            let ours = file["process"]["pid"].as_u64() == Some(process.pid().into());
-            let address = file["url"].as_str()?.strip_prefix("http://")?.parse().ok()?;
-            ours.then(|| Client::new(address, file["token"].as_str().unwrap_or_default()))
-        };
-        let listening = until("server", read).await;
-        listening.unwrap_or_else(|why| panic!("{why}; it wrote:\n{}", process.stderr()))
-    }
-
+    /// Every run.
+    ///
+    /// # Panics
+    /// When the server does not say, though it has its time.
     pub(super) async fn runs(&self) -> Vec<Value> {
-        let runs = self.client().get("/api/runs").await.expect(200).json();
-        runs["runs"].as_array().cloned().unwrap_or_default()
+        let end = Instant::now() + LIMIT;
+        loop {
+            let answer = self.client().get("/api/runs").await;
+            if answer.status < 500 || Instant::now() >= end {
+                return answer.expect(200).json()["runs"].as_array().cloned().unwrap_or_default();
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Looks at all runs until `find` finds something.
@@ -270,7 +241,7 @@ impl Lane {
         let note = self.notes.join(&id);
         until("first step", || note.exists().then_some(())).await?;
         if act == Act::TakeUp {
-            self.kill_server().await;
+            self.kill_server(injection.extent).await;
         }
         Ok(Subject { run: Some(id), pid: run["pid"].as_u64() })
     }
@@ -285,7 +256,7 @@ impl Lane {
     }
 
     /// Does what brings a run to the place. Who asks may never get an answer.
-    fn stimulate(&mut self, injection: Injection, subject: &Subject) -> Asking {
+    async fn stimulate(&mut self, injection: Injection, subject: &Subject) -> Asking {
         let run = subject.run.clone().unwrap_or_default();
         self.edit += 1;
         match act(injection.point) {
@@ -299,12 +270,7 @@ impl Lane {
                 let seen = census(&self.stage.home.marker());
                 self.kill_host(&seen, &run);
             }
-            Act::TakeUp => {
-                let process = self.launch();
-                // Nobody can ask it before it goes on.
-                let client = Client::new(([127, 0, 0, 1], NOBODY).into(), "");
-                self.server = Some(Server { process, client });
-            }
+            Act::TakeUp => self.bring_back(injection.extent).await,
         }
         Asking::nobody()
     }
@@ -382,7 +348,12 @@ impl Lane {
 
     async fn strike(&mut self, injection: Injection, subject: &Subject, stopped: u32) {
         let seen = census(&self.stage.home.marker());
+        let mut dying = Vec::new();
         if let Some(run) = &subject.run {
+            // A runner goes with its host.
+            if injection.victims.runner() || injection.victims.host() {
+                dying.extend(runner(&seen, run));
+            }
             if injection.outage == Outage::DiskFull {
                 host(&seen, run).into_iter().for_each(disk::fill);
                 self.without_room.insert(run.clone());
@@ -399,11 +370,14 @@ impl Lane {
             send(host, Signal::SIGSTOP);
         }
         if injection.victims.server() {
-            self.kill_server().await;
+            self.kill_server(injection.extent).await;
         }
         if alive(stopped) && host != Some(stopped) {
             send(stopped, Signal::SIGCONT);
         }
+        // Whoever looks at the run before its process is gone would take it for one that is at work.
+        let gone = || dying.iter().all(|pid| !alive(*pid)).then_some(());
+        until("end of the killed runner", gone).await.unwrap_or_else(|why| panic!("{why}"));
     }
 
     /// The next server looks for the host, finds it or not, and only then the host goes on.
@@ -429,34 +403,6 @@ impl Lane {
         if let Some(host) = host(seen, run) {
             end(host);
             self.without_host.insert(run.to_owned());
-        }
-    }
-
-    async fn kill_server(&mut self) {
-        let Some(mut server) = self.server.take() else { return };
-        end(server.process.pid());
-        let ended = server.process.wait("killed server", LIMIT).await;
-        assert!(!ended.stderr.contains("panicked"), "a part of the server panicked:\n{}", ended.stderr);
-    }
-
-    /// Brings the server back, or waits until it saw what was killed.
-    async fn recover(&mut self, subject: &Subject) -> Result<Option<Duration>, String> {
-        match self.server.take() {
-            None => {
-                let began = Instant::now();
-                self.serve().await;
-                Ok(Some(began.elapsed()))
-            }
-            Some(server) => {
-                let client = self.listening(&server.process).await;
-                self.server = Some(Server { client, ..server });
-                if let Some(struck) = &subject.run {
-                    let is_over =
-                        |runs: &[Value]| runs.iter().find(|run| id(run) == *struck && is_live(run)).is_none();
-                    self.runs_until("end of the killed run", |runs| is_over(runs).then_some(())).await?;
-                }
-                Ok(None)
-            }
         }
     }
 

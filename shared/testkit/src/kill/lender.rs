@@ -10,6 +10,7 @@ use crate::dev::Dev;
 use crate::faulty::FaultyControlPlane;
 use crate::processes::eventually;
 use crate::project::Layout;
+use crate::server::Topology;
 use crate::stage::Stage;
 
 /// A server of a project without runs that lends its control plane, a real one.
@@ -36,7 +37,9 @@ impl Lender {
         let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|taken| taken.local_addr());
         let upstream = SocketAddr::from(([127, 0, 0, 1], taken.expect("a free port").port()));
         let command: Value = json!(["bash", executor]);
+        // One process, whatever is killed: it is not what is tested.
         let options = Dev::options(&stage, &[])
+            .topology(Topology::One)
             .env("MIDRUN_CONTROL_PLANE__PORT", upstream.port().to_string())
             .env("MIDRUN_CONTROL_PLANE__EXECUTOR", command.to_string())
             .env("MIDRUN_CONTROL_PLANE__MAX_CONCURRENT_JOBS", JOBS);

@@ -11,8 +11,9 @@ mod injection;
 mod lane;
 mod lender;
 mod log_check;
+mod served;
 mod trainer;
 
-pub use injection::{Injection, Outage, Victims, plan};
+pub use injection::{Extent, Injection, Outage, Victims, plan};
 pub use lane::{Lane, Outcome};
 pub use lender::Lender;
