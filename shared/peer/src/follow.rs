@@ -52,7 +52,7 @@ impl<E: FeedEvent> Followed<E> {
                     Ok(()) => tracing::debug!(feed = E::NAME, "a feed came to its end"),
                     Err(why) => {
                         tracing::debug!(feed = E::NAME, why, "a feed broke");
-                        remote.is_away(&why);
+                        remote.is_away(E::NAME, &why);
                     }
                 }
                 tokio::time::sleep(pauses.next()).await;
@@ -86,7 +86,7 @@ async fn follow<E: FeedEvent, F: Future<Output = E>>(
         return Err(format!("it answered {status}: {}", said.trim()));
     }
     remote.note_life(&response);
-    remote.is_well();
+    remote.is_well(E::NAME);
     pauses.reset();
     let mut parser = Parser::default();
     while read_more(&mut response, &mut parser).await? {

@@ -10,6 +10,7 @@ use crate::LIMIT;
 use crate::client::Client;
 use crate::command::{Ended, Midrun, Running};
 use crate::home::Home;
+use crate::link::Links;
 use crate::processes::{self, eventually, leftovers};
 use crate::run_log::RunLog;
 use crate::six::{Others, in_six};
@@ -39,9 +40,17 @@ pub struct DevOptions {
     /// Besides those that every test gives.
     flags: Vec<String>,
     home: Home,
+    /// What stands between the processes, when it is one of six.
+    links: Option<Links>,
 }
 
 impl DevOptions {
+    /// Every service but the gateway and the control plane is reached through one of `links`.
+    #[must_use]
+    pub fn through(self, links: &Links) -> Self {
+        Self { links: Some(links.clone()), ..self }
+    }
+
     /// Another variable in its environment.
     #[must_use]
     pub fn env(self, name: &str, value: impl Into<OsString>) -> Self {
@@ -61,7 +70,7 @@ impl DevOptions {
     pub async fn start(self) -> Dev {
         let (others, command) = match in_six() {
             true => {
-                let (others, gateway) = Others::start(&self.command, &self.flags).await;
+                let (others, gateway) = Others::start(&self.command, &self.flags, self.links.as_ref()).await;
                 (Some(others), gateway)
             }
             false => (None, self.command),
@@ -89,7 +98,7 @@ impl Dev {
     pub fn options(stage: &Stage, args: &[&str]) -> DevOptions {
         let flags = args.iter().map(|flag| (*flag).to_owned()).collect();
         let args = ["dev", ".", "--port", "0", "--json"].iter().chain(args).copied();
-        DevOptions { command: Midrun::new(stage, args), flags, home: stage.home.clone() }
+        DevOptions { command: Midrun::new(stage, args), flags, home: stage.home.clone(), links: None }
     }
 
     /// A dev server in the stage's project.
@@ -217,7 +226,7 @@ impl Dev {
             self.interrupt();
         }
         let ended = self.process.wait("midrun dev after the second Ctrl-C", END_LIMIT).await;
-        assert!(!ended.stderr.contains("panicked"), "a part of the server panicked:\n{}", ended.stderr);
+        ended.expect_no_panic("a part of the server");
         self.nothing_left().await;
     }
 

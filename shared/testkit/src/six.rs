@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::LIMIT;
 use crate::command::{Midrun, Running};
+use crate::link::Links;
 use crate::processes::{alive, eventually};
 
 /// The services that have a process of their own beside the gateway's, in the order in which they are started.
@@ -38,7 +39,7 @@ struct Service {
 impl Others {
     /// Starts them, with what `command` has in its environment and what `flags` of `midrun dev` say; gives the command
     /// for the gateway too.
-    pub(crate) async fn start(command: &Midrun, flags: &[String]) -> (Self, Midrun) {
+    pub(crate) async fn start(command: &Midrun, flags: &[String], links: Option<&Links>) -> (Self, Midrun) {
         let mut common = with_flags(command.clone(), flags);
         let mut others = Self { services: Vec::new() };
         let own_control_plane = !flags.iter().any(|flag| flag == "--control-plane");
@@ -51,7 +52,11 @@ impl Others {
                 common.env("MIDRUN_CONTROL_PLANE_URL", told(&mut process, "control-plane").await)
             } else {
                 let variable = format!("MIDRUN_PEERS__{}", name.replace('-', "_").to_uppercase());
-                common.env(&variable, address)
+                let told = match links {
+                    Some(links) => links.stand_before(name, place.parse().expect("an address")).await,
+                    None => address,
+                };
+                common.env(&variable, told)
             };
             let command = wanted.env("MIDRUN_PEERS__LISTEN", place);
             others.services.push(Service { name, command, process: Some(process) });
@@ -100,7 +105,7 @@ impl Others {
                 process.signal(Signal::SIGINT);
             }
             let ended = process.wait(service.name, limit).await;
-            assert!(!ended.stderr.contains("panicked"), "{} panicked:\n{}", service.name, ended.stderr);
+            ended.expect_no_panic(service.name);
         }
     }
 

@@ -15,6 +15,7 @@ mod many_files;
 mod orphans;
 mod outlive;
 mod output;
+mod panics;
 mod records;
 mod restart;
 mod resume;

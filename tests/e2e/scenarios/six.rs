@@ -4,8 +4,10 @@
 mod broken;
 mod frames;
 mod healing;
+mod links;
 mod many_files;
 mod output;
+mod panics;
 mod records;
 mod restart;
 mod swap;
