@@ -2,7 +2,7 @@
 
 use failpoint::{Armed, FOLDER, Point};
 use serde_json::json;
-use testkit::{Dev, LIMIT, SdkTrainer, Sse, Stage, Ticker, eventually};
+use testkit::{Dev, Event, LIMIT, SdkTrainer, Sse, Stage, Ticker, eventually};
 
 use crate::records::{SWAP, signals};
 use crate::ticks::tags_of_each_step_once;
@@ -18,25 +18,19 @@ async fn started(stage: &Stage) -> Dev {
     Dev::options(stage, &[]).env(FOLDER, armory(stage)).start().await
 }
 
-/// Waits until whatever is armed has panicked, `/readyz` has said that `service` is not well, and it has said that all is
-/// well again.
-async fn failed_and_well_again(dev: &Dev, armed: &Armed, service: &str) {
-    let mut is_over = false;
-    let mut was_said = false;
-    let all = async {
-        while !is_over {
-            let panicked = armed.stopped().expect("the folder can be read").is_some();
-            let ready = dev.client.get("/readyz").await;
-            let said = ready.json();
-            let services = said["troubles"].as_array().cloned().unwrap_or_default();
-            was_said |= services.iter().any(|trouble| trouble["service"] == service);
-            is_over = panicked && was_said && ready.status == 200;
-        }
-    };
-    if tokio::time::timeout(LIMIT, all).await.is_err() {
-        let state = if was_said { "is not well again" } else { "never said to be unwell" };
-        panic!("{service} {state}");
-    }
+/// What a tab is told of the services from now on.
+async fn told_of(dev: &Dev) -> Sse {
+    Sse::open(&dev.client, "/api/events?topics=troubles", None).await
+}
+
+/// Waits until every tab was told that `service` is not well and that all is well again, as `/readyz` then says too.
+async fn failed_and_well_again(dev: &Dev, told: &mut Sse, service: &str) {
+    let of = |event: &Event| event.data["data"]["list"].as_array().cloned().unwrap_or_default();
+    let is_unwell = |event: &Event| of(event).iter().any(|trouble| trouble["service"] == service);
+    told.wait_for(&format!("word that {service} failed"), is_unwell).await;
+    told.wait_for("word that all is well", |event| of(event).is_empty()).await;
+    let ready = dev.client.get("/readyz").await;
+    assert_eq!(ready.status, 200, "{}", ready.text());
 }
 
 /// A callback edit and its swap.
@@ -66,9 +60,10 @@ async fn a_part_that_panics_at_a_save_is_back_and_each_save_reaches_the_run_once
         let run = dev.running(&mut events).await;
         let mut log = dev.log(&run).await;
         log.wait_for_start("TICK v1 ").await;
+        let mut told = told_of(&dev).await;
         let armed = Armed::panic_at(&armory(&stage), point).expect("it can be armed");
         stage.project.write("callbacks.ts", &Ticker::callbacks("failing"));
-        failed_and_well_again(&dev, &armed, service).await;
+        failed_and_well_again(&dev, &mut told, service).await;
         log.wait_for_start("TICK failing ").await;
         edit(&stage, &dev, &mut events, &run, "next").await;
         log.wait_for_start("TICK next ").await;
@@ -89,9 +84,10 @@ async fn a_registry_that_panics_at_a_restart_makes_it_once() {
         events.next_named("ready").await;
         let run = dev.running(&mut events).await;
         dev.log(&run).await.wait_for_start("TICK v1 ").await;
+        let mut told = told_of(&dev).await;
         let armed = Armed::panic_at(&armory(&stage), point).expect("it can be armed");
         stage.project.write("index.ts", &Ticker { learning_rate: 0.0003, ..Ticker::default() }.entry());
-        failed_and_well_again(&dev, &armed, "train-registry").await;
+        failed_and_well_again(&dev, &mut told, "train-registry").await;
         let replaced = async {
             loop {
                 let runs = dev.runs().await;
@@ -124,9 +120,10 @@ async fn a_broker_that_panics_settles_its_cancel() {
         events.next_named("ready").await;
         let run = dev.running(&mut events).await;
         events.wait_for("job", |event| event.name == "run" && event.data["jobId"].is_string()).await;
+        let mut told = told_of(&dev).await;
         let armed = Armed::panic_at(&armory(&stage), point).expect("it can be armed");
         dev.stop_run(&run, "now").await;
-        failed_and_well_again(&dev, &armed, "cancel-broker").await;
+        failed_and_well_again(&dev, &mut told, "cancel-broker").await;
         let cancelled = async {
             loop {
                 let jobs = dev.jobs().await;
@@ -149,9 +146,10 @@ async fn a_gateway_that_panics_stops_the_run_whose_request_ended() {
     dev.events().await.next_named("ready").await;
     let train = dev.train().await;
     let pid = train.pid;
+    let mut told = told_of(&dev).await;
     let armed = Armed::panic_at(&armory(&stage), Point::LeashPulled).expect("it can be armed");
     train.close();
-    failed_and_well_again(&dev, &armed, "sse-gateway").await;
+    failed_and_well_again(&dev, &mut told, "sse-gateway").await;
     testkit::gone(pid, LIMIT).await;
     drop(armed);
     dev.finish().await;
@@ -194,6 +192,7 @@ async fn a_part_that_panics_again_and_again_stays_down_and_runs_go_on() {
             let again = armed.as_ref().is_none_or(|armed| armed.stopped().expect("it can be read").is_some());
             if again {
                 // The same build is inspected again in the inspector's next life.
+                drop(armed.take());
                 armed =
                     Some(Armed::panic_at(&armory(&stage), Point::InspectionAsked).expect("it can be armed"));
                 stage.project.write("callbacks.ts", &Ticker::callbacks("failing"));
@@ -205,6 +204,7 @@ async fn a_part_that_panics_again_and_again_stays_down_and_runs_go_on() {
                 trouble["service"] == "manifest-inspector" && why.contains("stays down")
             };
             if troubles.iter().any(stays) {
+                assert_eq!(dev.client.get("/readyz").await.status, 503);
                 return armed;
             }
         }
