@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use failpoint::Point;
 use peer::FeedWriter;
 use tokio::sync::oneshot;
 use wire::build::WatchRefusal;
@@ -224,6 +225,7 @@ impl Engine {
     fn publish(&mut self, path: &EntryPath) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         let Some(Held { built, began, mut bundle_ms }) = entry.take_held(seen_now()) else { return };
+        failpoint::reach(Point::BuildPublishing);
         let stored = Instant::now();
         let (outcome, told) = match built.code {
             Ok(code) => match &entry.told {

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor as _, Context, Handler, ResponseFuture};
-use peer::{Envelope, Feed, FeedWriter, Inbox};
+use actix::{Context, Handler};
+use peer::{Envelope, Feed, FeedSeat, FeedWriter, Inbox};
+use supervise::{Answering, Life, Part, Policy};
 use tokio::sync::{oneshot, watch};
-use wire::BuildEvent;
 use wire::build::{Retain, SourceMap, Unwatch, Watch, WatchRefusal};
 use wire::message::Never;
 use wire::profile::STATE_DIR;
+use wire::{BuildEvent, Trouble};
 
 use crate::bundle::threads;
 use crate::change::{self, seen_now};
@@ -68,8 +69,7 @@ pub struct Handle {
     pub retain: Inbox<Retain>,
     /// Make a source map.
     pub source_map: Inbox<SourceMap>,
-    mail: Arc<Mail>,
-    ended: watch::Receiver<()>,
+    part: Part,
 }
 
 /// The build thread did not end in the time that was allowed. It ends when the build that it is at does.
@@ -84,20 +84,24 @@ impl Handle {
     /// # Errors
     /// The time was not enough.
     pub async fn stop(&self, limit: Duration) -> Result<(), StillBuilding> {
-        self.watch.point_at_nobody();
-        self.unwatch.point_at_nobody();
-        self.retain.point_at_nobody();
-        self.source_map.point_at_nobody();
-        self.mail.ask(Request::Stop);
-        let mut ended = self.ended.clone();
-        let gone = async { while ended.changed().await.is_ok() {} };
-        tokio::time::timeout(limit, gone).await.map_err(|_| StillBuilding)
+        if self.part.retire(limit).await { Ok(()) } else { Err(StillBuilding) }
     }
-}
 
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.mail.ask(Request::Stop);
+    /// The same, for those who end all the same.
+    pub async fn shutdown(&self, limit: Duration) {
+        if let Err(error) = self.stop(limit).await {
+            tracing::warn!(%error, "ended all the same");
+        }
+    }
+
+    /// What is wrong with it; nothing while all is well.
+    pub fn trouble(&self) -> watch::Receiver<Option<Trouble>> {
+        self.part.trouble()
+    }
+
+    /// Another value with each of its lives: a new one knows nothing of what the one before was asked.
+    pub fn lives(&self) -> watch::Receiver<Option<String>> {
+        self.part.lives()
     }
 }
 
@@ -109,39 +113,73 @@ pub fn start(settings: &Settings) -> io::Result<Handle> {
     start_with(settings, Timing::new(settings.settle), system_watchers)
 }
 
-/// The same, with other waits and with watchers from elsewhere.
+type MakeWatchers = Box<dyn FnOnce(Arc<Mail>) -> MakeWatcher + Send>;
+
+/// The same, with other waits and, in its first life, with watchers from elsewhere.
 fn start_with(
     settings: &Settings,
     timing: Timing,
     watchers: impl FnOnce(Arc<Mail>) -> MakeWatcher + Send + 'static,
 ) -> io::Result<Handle> {
     let root = settings.project_root.canonicalize()?;
-    let store = Store::open(&settings.state_dir, settings.keep)?;
-    let (feed_writer, mail) = (FeedWriter::new(FEED), Mail::new());
-    let feed = feed_writer.feed();
-    let (alive, ended) = watch::channel(());
-    let (engine_root, engine_mail) = (root.clone(), Arc::clone(&mail));
-    threads::spawn(move |threads| {
-        let watches = WatchSet::new(watchers(Arc::clone(&engine_mail)));
-        let (root, mail, feed) = (engine_root, engine_mail, feed_writer);
-        Engine::new(Parts { root, timing, mail, store, feed, watches }).run(threads);
-        drop(alive);
-    })?;
-    let actor = BuildWatcher { root, mail: Arc::clone(&mail) }.start();
-    let handle = Handle {
-        feed,
+    let seat = FeedSeat::new(FEED);
+    let doors = Doors {
         watch: Inbox::new(INBOX),
         unwatch: Inbox::new(INBOX),
         retain: Inbox::new(INBOX),
         source_map: Inbox::new(MAPS),
-        mail,
-        ended,
     };
-    handle.watch.point_at(actor.clone().recipient());
-    handle.unwatch.point_at(actor.clone().recipient());
-    handle.retain.point_at(actor.clone().recipient());
-    handle.source_map.point_at(actor.recipient());
-    Ok(handle)
+    let (feed, inboxes) = (seat.feed(), doors.clone());
+    let (state_dir, keep) = (settings.state_dir.clone(), settings.keep);
+    let mut first: Option<MakeWatchers> = Some(Box::new(watchers));
+    let life = move |life: &Life| {
+        let store = Store::open(&state_dir, keep).map_err(|error| error.to_string())?;
+        let watchers = first.take().unwrap_or_else(|| Box::new(system_watchers));
+        let mail = Mail::new();
+        run_engine(life, (root.clone(), timing, store), (Arc::clone(&mail), seat.writer()), watchers)
+            .map_err(|error| error.to_string())?;
+        let actor = life.start(BuildWatcher { life: life.clone(), root: root.clone(), mail });
+        life.answer(&doors.watch, &actor);
+        life.answer(&doors.unwatch, &actor);
+        life.answer(&doors.retain, &actor);
+        life.answer(&doors.source_map, &actor);
+        Ok(())
+    };
+    let part = Part::start("build-watcher", Policy::default(), life).map_err(io::Error::other)?;
+    let Doors { watch, unwatch, retain, source_map } = inboxes;
+    Ok(Handle { feed, watch, unwatch, retain, source_map, part })
+}
+
+#[derive(Clone)]
+struct Doors {
+    watch: Inbox<Watch>,
+    unwatch: Inbox<Unwatch>,
+    retain: Inbox<Retain>,
+    source_map: Inbox<SourceMap>,
+}
+
+/// Starts the build thread of one life. The life ends with it, and it with the life.
+fn run_engine(
+    life: &Life,
+    (root, timing, store): (PathBuf, Timing, Store),
+    (mail, feed): (Arc<Mail>, FeedWriter<BuildEvent>),
+    watchers: MakeWatchers,
+) -> io::Result<()> {
+    let (alive, mut ended) = watch::channel(());
+    let (alarm, engine_mail) = (life.alarm(), Arc::clone(&mail));
+    threads::spawn(move |threads| {
+        let watches_mail = Arc::clone(&engine_mail);
+        alarm.guard(move || {
+            let watches = WatchSet::new(watchers(watches_mail));
+            Engine::new(Parts { root, timing, mail: engine_mail, store, feed, watches }).run(threads);
+        });
+        drop(alive);
+    })?;
+    life.at_end(async move {
+        mail.ask(Request::Stop);
+        while ended.changed().await.is_ok() {}
+    });
+    Ok(())
 }
 
 fn system_watchers(mail: Arc<Mail>) -> MakeWatcher {
@@ -164,6 +202,7 @@ fn system_watchers(mail: Arc<Mail>) -> MakeWatcher {
 
 /// Passes requests on to the build thread, and makes source maps beside it.
 struct BuildWatcher {
+    life: Life,
     root: PathBuf,
     mail: Arc<Mail>,
 }
@@ -181,12 +220,12 @@ impl BuildWatcher {
 }
 
 impl Handler<Envelope<Watch>> for BuildWatcher {
-    type Result = ResponseFuture<Result<(), WatchRefusal>>;
+    type Result = Answering<Result<(), WatchRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<Watch>, _: &mut Context<Self>) -> Self::Result {
         let (message, held) = envelope.open();
         let answer = self.ask(|reply| Request::Watch(message.entry, reply));
-        Box::pin(async move {
+        self.life.answering(async move {
             let _until_answered = held;
             answer.await.unwrap_or_else(|_| {
                 let message = "the build watcher has ended; start midrun again".to_owned();
@@ -197,12 +236,12 @@ impl Handler<Envelope<Watch>> for BuildWatcher {
 }
 
 impl Handler<Envelope<Unwatch>> for BuildWatcher {
-    type Result = ResponseFuture<Result<(), Never>>;
+    type Result = Answering<Result<(), Never>>;
 
     fn handle(&mut self, envelope: Envelope<Unwatch>, _: &mut Context<Self>) -> Self::Result {
         let (message, held) = envelope.open();
         let answer = self.ask(|reply| Request::Unwatch(message.entry, reply));
-        Box::pin(async move {
+        self.life.answering(async move {
             let _until_answered = held;
             // A watcher that has ended watches nothing.
             let _ = answer.await;
@@ -212,12 +251,12 @@ impl Handler<Envelope<Unwatch>> for BuildWatcher {
 }
 
 impl Handler<Envelope<Retain>> for BuildWatcher {
-    type Result = ResponseFuture<Result<(), Never>>;
+    type Result = Answering<Result<(), Never>>;
 
     fn handle(&mut self, envelope: Envelope<Retain>, _: &mut Context<Self>) -> Self::Result {
         let (message, held) = envelope.open();
         let answer = self.ask(|reply| Request::Retain(message.hashes, reply));
-        Box::pin(async move {
+        self.life.answering(async move {
             let _until_answered = held;
             // A watcher that has ended removes nothing.
             let _ = answer.await;
@@ -227,13 +266,13 @@ impl Handler<Envelope<Retain>> for BuildWatcher {
 }
 
 impl Handler<Envelope<SourceMap>> for BuildWatcher {
-    type Result = ResponseFuture<Result<Option<String>, Never>>;
+    type Result = Answering<Result<Option<String>, Never>>;
 
     fn handle(&mut self, envelope: Envelope<SourceMap>, _: &mut Context<Self>) -> Self::Result {
         let root = self.root.clone();
         let (SourceMap { entry, content_hash }, held) = envelope.open();
         self.mail.ask(Request::Doubt(entry.clone(), content_hash.clone()));
-        Box::pin(async move {
+        self.life.answering(async move {
             let _until_answered = held;
             let map = tokio::task::spawn_blocking(move || map_once(&root, &entry, &content_hash));
             Ok(map.await.ok().flatten())

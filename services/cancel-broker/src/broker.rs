@@ -1,21 +1,23 @@
 //! The actor: commits cancels and delivers what is committed.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use actix::{Actor, Context, Handler, ResponseFuture};
+use actix::{Actor, Context, Handler};
 use failpoint::Point;
 use peer::{Envelope, Inbox};
 use reqwest::Client;
+use supervise::{Answering, Life, Part, Policy};
 use telemetry::metrics::counted;
+use tokio::sync::watch;
 use wire::cancel::{Cancel, CancelRefusal, Outstanding, OutstandingCancel};
-use wire::{JobId, RunId};
+use wire::{JobId, RunId, Trouble};
 
 use crate::delivery;
-use crate::outbox::{Outbox, OutboxError};
+use crate::outbox::Outbox;
 
 /// Requests of each kind that may be under way.
 const INBOX: usize = 256;
@@ -30,50 +32,95 @@ pub struct Settings {
     pub outbox: PathBuf,
 }
 
-/// How to reach a broker: its entrances, which lead nowhere until it is started.
+/// How to reach a broker: its entrances, which lead nowhere until it is started and its outbox is open.
 #[derive(Clone)]
 pub struct Handle {
     /// Entrance for [`Cancel`].
     pub cancel: Inbox<Cancel>,
     /// Entrance for [`Outstanding`].
     pub outstanding: Inbox<Outstanding>,
-    outbox: Rc<RefCell<Option<Outbox>>>,
+    /// Whether the outbox could be opened; nothing while it has not been tried.
+    opened: watch::Sender<Option<Result<(), String>>>,
+    part: Rc<OnceCell<Part>>,
 }
 
 impl Default for Handle {
     fn default() -> Self {
-        Self { cancel: Inbox::new(INBOX), outstanding: Inbox::new(INBOX), outbox: Rc::default() }
-    }
-}
-
-impl Handle {
-    /// Accepts no more cancels and lets go of the outbox once those that came are in it; waits at most `limit`. What
-    /// is not settled goes on with the next broker. May be called again.
-    pub async fn shutdown(&self, limit: Duration) {
-        self.cancel.point_at_nobody();
-        self.outstanding.point_at_nobody();
-        let outbox = self.outbox.borrow().clone();
-        if let Some(outbox) = outbox
-            && tokio::time::timeout(limit, outbox.close()).await.is_err()
-        {
-            tracing::warn!("the cancel outbox is still in use");
+        Self {
+            cancel: Inbox::new(INBOX),
+            outstanding: Inbox::new(INBOX),
+            opened: watch::Sender::new(None),
+            part: Rc::default(),
         }
     }
 }
 
-/// Starts a broker behind `handle` on the current arbiter; what an earlier one left undone goes on.
-///
-/// # Errors
-/// When the outbox cannot be opened.
-pub async fn start(settings: Settings, handle: &Handle) -> Result<(), OutboxError> {
-    let outbox = Outbox::open(&settings.outbox).await?;
-    failpoint::reach(Point::OutboxOpened);
-    handle.outbox.replace(Some(outbox.clone()));
-    let core = Rc::new(Core { outbox, client: delivery::client(), delivering: RefCell::default() });
-    let address = Broker { core }.start();
-    handle.cancel.point_at(address.clone().recipient());
-    handle.outstanding.point_at(address.recipient());
-    Ok(())
+impl Handle {
+    /// Waits until it is known whether the outbox can be opened.
+    ///
+    /// # Errors
+    /// It cannot, for this reason; it is tried again and again all the same.
+    pub async fn opened(&self) -> Result<(), String> {
+        let mut opened = self.opened.subscribe();
+        let opened = opened.wait_for(Option::is_some).await;
+        opened.ok().and_then(|opened| opened.clone()).unwrap_or(Ok(()))
+    }
+
+    /// What is wrong with it; nothing before it is started.
+    pub fn trouble(&self) -> Option<watch::Receiver<Option<Trouble>>> {
+        self.part.get().map(Part::trouble)
+    }
+
+    /// Accepts no more cancels and lets go of the outbox once those that came are in it; waits at most `limit`. What
+    /// is not settled goes on with the next broker. May be called again.
+    pub async fn shutdown(&self, limit: Duration) {
+        if let Some(part) = self.part.get() {
+            part.retire(limit).await;
+        }
+    }
+}
+
+/// Starts a broker behind `handle` on the current arbiter; what an earlier one left undone goes on. Does nothing if
+/// there is one.
+pub fn start(settings: Settings, handle: &Handle) {
+    let own = handle.clone();
+    let life = move |life: &Life| {
+        live(life, settings.outbox.clone(), &own);
+        Ok(())
+    };
+    let part = Part::start("cancel-broker", Policy::default(), life).expect("opening comes later");
+    // A second one is dropped, and ends before it did anything.
+    drop(handle.part.set(part));
+}
+
+/// Opens the outbox and delivers what is in it.
+fn live(life: &Life, outbox: PathBuf, handle: &Handle) {
+    let (cancel, outstanding) = (handle.cancel.clone(), handle.outstanding.clone());
+    let (life, opened) = (life.clone(), handle.opened.clone());
+    let opening = {
+        let (life, beginning) = (life.clone(), life.begins_later());
+        async move {
+            let outbox = match Outbox::open(&outbox).await {
+                Ok(outbox) => outbox,
+                Err(error) => {
+                    opened.send_replace(Some(Err(error.to_string())));
+                    return life
+                        .fail(format!("{error}; until then no job of a run that is stopped is cancelled"));
+                }
+            };
+            failpoint::reach(Point::OutboxOpened);
+            let closing = outbox.clone();
+            life.at_end(async move { closing.close().await });
+            let (client, delivering) = (delivery::client(), RefCell::default());
+            let core = Rc::new(Core { outbox, client, delivering, life: life.clone() });
+            let actor = life.start(Broker { core });
+            life.answer(&cancel, &actor);
+            life.answer(&outstanding, &actor);
+            opened.send_replace(Some(Ok(())));
+            drop(beginning);
+        }
+    };
+    life.spawn(opening);
 }
 
 struct Broker {
@@ -85,6 +132,7 @@ struct Core {
     client: Client,
     /// The runs whose cancel is being delivered.
     delivering: RefCell<HashSet<RunId>>,
+    life: Life,
 }
 
 impl Actor for Broker {
@@ -92,7 +140,7 @@ impl Actor for Broker {
 
     fn started(&mut self, _: &mut Self::Context) {
         let core = Rc::clone(&self.core);
-        actix::spawn(async move {
+        self.core.life.spawn(async move {
             while !core.outbox.is_closed() {
                 match core.outbox.runs().await {
                     Ok(runs) => {
@@ -114,7 +162,7 @@ impl Core {
             return;
         }
         let core = Rc::clone(self);
-        actix::spawn(async move {
+        self.life.spawn(async move {
             let mut failures = 0;
             while !core.outbox.is_closed() && !core.try_deliver(&run).await {
                 tokio::time::sleep(delivery::pause(failures)).await;
@@ -170,11 +218,11 @@ fn unwritable(error: &sqlx::Error) -> CancelRefusal {
 }
 
 impl Handler<Envelope<Cancel>> for Broker {
-    type Result = ResponseFuture<Result<(), CancelRefusal>>;
+    type Result = Answering<Result<(), CancelRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<Cancel>, _: &mut Context<Self>) -> Self::Result {
         let core = Rc::clone(&self.core);
-        Box::pin(async move {
+        self.core.life.answering(async move {
             let cancel = envelope.message();
             failpoint::reach(Point::CancelCommitting);
             core.outbox.commit(cancel).await.map_err(|error| unwritable(&error))?;
@@ -188,11 +236,11 @@ impl Handler<Envelope<Cancel>> for Broker {
 }
 
 impl Handler<Envelope<Outstanding>> for Broker {
-    type Result = ResponseFuture<Result<Vec<OutstandingCancel>, CancelRefusal>>;
+    type Result = Answering<Result<Vec<OutstandingCancel>, CancelRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<Outstanding>, _: &mut Context<Self>) -> Self::Result {
         let core = Rc::clone(&self.core);
-        Box::pin(async move {
+        self.core.life.answering(async move {
             let _held = envelope.open();
             core.outbox.outstanding().await.map_err(|error| unwritable(&error))
         })
@@ -243,13 +291,14 @@ mod tests {
 
     async fn started(outbox: PathBuf) -> Handle {
         let handle = Handle::default();
-        start(Settings { outbox }, &handle).await.unwrap();
+        start(Settings { outbox }, &handle);
+        handle.opened().await.unwrap();
         handle
     }
 
     async fn until_settled(handle: &Handle) {
         let settled = async {
-            while !handle.outstanding.peer().ask(Outstanding {}).await.unwrap().is_empty() {
+            while !handle.outstanding.peer().ask(Outstanding {}).await.is_ok_and(|left| left.is_empty()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -315,9 +364,26 @@ mod tests {
 
     #[actix_rt::test]
     async fn an_outbox_that_cannot_be_opened_is_an_error_that_names_it() {
-        let error = start(Settings { outbox: "/no/such/folder/cancels.db".into() }, &Handle::default())
-            .await
-            .unwrap_err();
-        assert!(error.to_string().contains("/no/such/folder/cancels.db"), "{error}");
+        let handle = Handle::default();
+        start(Settings { outbox: "/no/such/folder/cancels.db".into() }, &handle);
+        let error = handle.opened().await.unwrap_err();
+        assert!(error.contains("/no/such/folder/cancels.db"), "{error}");
+        let mut trouble = handle.trouble().expect("it is started");
+        let seen = trouble.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        assert!(seen.service == "cancel-broker" && seen.why.contains("/no/such/folder"), "{seen}");
+        let refused = handle.outstanding.peer().ask(Outstanding {}).await;
+        assert!(matches!(refused, Err(peer::AskError::NotDelivered { .. })), "{refused:?}");
+        handle.shutdown(LIMIT).await;
+    }
+
+    #[actix_rt::test]
+    async fn an_outbox_that_can_be_opened_later_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let handle = Handle::default();
+        start(Settings { outbox: dir.path().join("later/cancels.db") }, &handle);
+        handle.opened().await.unwrap_err();
+        std::fs::create_dir(dir.path().join("later")).unwrap();
+        until_settled(&handle).await;
+        handle.shutdown(LIMIT).await;
     }
 }

@@ -12,4 +12,3 @@ mod delivery;
 mod outbox;
 
 pub use broker::{Handle, Settings, start};
-pub use outbox::OutboxError;

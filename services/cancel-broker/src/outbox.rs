@@ -14,7 +14,7 @@ use wire::{ControlPlane, JobId, RunId, Secret};
 /// The outbox cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("the cancel outbox {path} cannot be opened: {why}", path = path.display())]
-pub struct OutboxError {
+pub(crate) struct OutboxError {
     path: PathBuf,
     why: String,
 }

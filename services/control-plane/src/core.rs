@@ -4,13 +4,18 @@
 //! when there may be one. It polls nothing and holds no list.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use failpoint::Point;
+use futures_util::FutureExt as _;
 use process::Marker;
+use supervise::{Condition, Policy};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -50,7 +55,12 @@ pub(crate) struct Core {
     /// Places for jobs that train.
     slots: Arc<Semaphore>,
     live: Mutex<HashMap<i64, CancellationToken>>,
+    /// How the dispatcher and its jobs' tasks are.
+    pub(crate) condition: Condition,
 }
+
+/// The tasks of the jobs that have an executor. When one fails, all are taken up anew, as after a kill.
+pub(crate) type Attending = JoinSet<()>;
 
 impl Core {
     pub(crate) fn new(settings: Settings, store: Store, runtime: Handle) -> Self {
@@ -70,6 +80,7 @@ impl Core {
             tasks: TaskTracker::new(),
             slots,
             live: Mutex::default(),
+            condition: Condition::new("control-plane"),
         }
     }
 
@@ -90,13 +101,14 @@ impl Core {
 
     /// Takes up what an earlier control plane left. Executors that live go on; a job that has none goes back into the
     /// queue, once nothing is left of an earlier one: two of them in one folder would spoil each other's checkpoints.
-    pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), sqlx::Error> {
+    pub(crate) async fn recover(self: &Arc<Self>) -> Result<Attending, sqlx::Error> {
+        let mut attending = Attending::new();
         for (job, life) in self.store.lives().await? {
             tracing::info!(job = job.id, life = life.id.as_str(), "took up an executor of an earlier life");
             // It may be one more than there are places for: it trains already.
             let slot = self.slots.clone().try_acquire_owned().ok();
             let core = self.clone();
-            self.tasks.spawn(async move {
+            attending.spawn(async move {
                 let live = Live::enter(&core, &job);
                 execution::take_up(core.clone(), job, life, live.cancel.clone()).await;
                 drop((live, slot));
@@ -108,7 +120,21 @@ impl Core {
             let status = self.store.take_up_job(job).await?.as_str();
             tracing::info!(job = id, status, "took up a job of an earlier life");
         }
-        Ok(())
+        Ok(attending)
+    }
+
+    /// The same, as soon as the database lets it; nothing when the control plane goes down first.
+    async fn recover_again(self: &Arc<Self>) -> Option<Attending> {
+        loop {
+            match self.recover().await {
+                Ok(attending) => return Some(attending),
+                Err(error) => tracing::error!(%error, "jobs cannot be taken up; trying again"),
+            }
+            tokio::select! {
+                () = self.suspend.cancelled() => return None,
+                () = tokio::time::sleep(CLAIM_RETRY) => {}
+            }
+        }
     }
 
     /// Stops the executor of a job that the database says is to be cancelled. None yet: it looks there first.
@@ -119,20 +145,75 @@ impl Core {
     }
 }
 
-/// Starts queued jobs in order, as many at once as allowed, until the control plane goes down.
-pub(crate) async fn dispatch(core: Arc<Core>) {
+/// Starts queued jobs in order, as many at once as allowed, beside those that were `taken_up`, until the control plane
+/// goes down. When it or a job's task fails, everything is taken up anew; the executors train on meanwhile.
+pub(crate) async fn dispatch(core: Arc<Core>, taken_up: Attending) {
+    let condition = core.condition.clone();
+    let mut first = Some(taken_up);
+    let life = || {
+        let (core, first) = (core.clone(), first.take());
+        async move {
+            let taken_up = match first {
+                Some(attending) => Some(attending),
+                None => core.recover_again().await,
+            };
+            let Some(mut attending) = taken_up else { return };
+            let failed = AssertUnwindSafe(dispatch_beside(&core, &mut attending)).catch_unwind().await;
+            if let Err(panic) = failed {
+                // Nothing of this life may be there when the next one takes up what it left.
+                attending.shutdown().await;
+                std::panic::resume_unwind(panic);
+            }
+        }
+    };
+    supervise::keep(&condition, Policy::default(), life).await;
+}
+
+async fn dispatch_beside(core: &Arc<Core>, attending: &mut Attending) {
     loop {
         let slot = tokio::select! {
-            () = core.suspend.cancelled() => return,
+            () = core.suspend.cancelled() => break,
+            Some(done) = attending.join_next() => {
+                whole(done);
+                continue;
+            }
             slot = core.slots.clone().acquire_owned() => slot.expect("the slots are never closed"),
         };
-        let Some(job) = next_job(&core).await else { return };
+        let job = tokio::select! {
+            job = next_job(core) => job,
+            done = failure(attending) => return whole(done),
+        };
+        let Some(job) = job else { break };
+        failpoint::reach(Point::JobClaimed);
         let core = core.clone();
-        core.tasks.clone().spawn(async move {
+        attending.spawn(async move {
             let live = Live::enter(&core, &job);
             execution::run(core.clone(), job, live.cancel.clone()).await;
             drop((live, slot));
         });
+    }
+    while let Some(done) = attending.join_next().await {
+        whole(done);
+    }
+}
+
+/// Comes true when a job's task fails; those that end well are let go of. Cancel-safe.
+async fn failure(attending: &mut Attending) -> Result<(), JoinError> {
+    loop {
+        match attending.join_next().await {
+            Some(Ok(())) => {}
+            Some(failed) => return failed,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// A job's task that failed is a failure of the dispatcher: nobody else attends to that job.
+fn whole(done: Result<(), JoinError>) {
+    if let Err(error) = done
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
     }
 }
 

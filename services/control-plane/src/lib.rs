@@ -76,6 +76,9 @@ pub use server::Handle;
 pub use settings::{ExecutorSetting, HostSetting, Settings};
 pub use state_dir::Deserted;
 
+use tokio::sync::watch;
+use wire::Trouble;
+
 use crate::core::Core;
 use crate::state_dir::StateDir;
 use crate::store::Store;
@@ -137,10 +140,15 @@ impl ControlPlane {
         let store =
             Store::open(&path).await.map_err(|source| OpenError::Database { path: path.clone(), source })?;
         let core = Arc::new(Core::new(settings, store, tokio::runtime::Handle::current()));
-        core.recover().await.map_err(|source| OpenError::Database { path, source })?;
-        core.tasks.spawn(core::dispatch(core.clone()));
+        let taken_up = core.recover().await.map_err(|source| OpenError::Database { path, source })?;
+        core.tasks.spawn(core::dispatch(core.clone(), taken_up));
         core.tasks.spawn(checkpoints::prune_all(core.clone()));
         Ok(Self { core, state_dir: Arc::new(state_dir) })
+    }
+
+    /// What is wrong with it; nothing while all is well.
+    pub fn trouble(&self) -> watch::Receiver<Option<Trouble>> {
+        self.core.condition.watch()
     }
 
     /// Whether a job is queued or trains; also when that cannot be read now.

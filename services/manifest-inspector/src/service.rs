@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use peer::{Feed, FeedWriter, Peer, Reader, Start};
+use failpoint::Point;
+use peer::{Feed, FeedSeat, FeedWriter, Peer, Reader, Start};
+use supervise::{Condition, Policy};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use wire::build::SourceMap;
 use wire::manifest::Good;
-use wire::{Artifact, BuildEvent, BuildOutcome, EntryPath, Failure, Manifest, Rebuild};
+use wire::{Artifact, BuildEvent, BuildOutcome, EntryPath, Failure, Manifest, Rebuild, Trouble};
 
 use crate::crew::Crew;
 use crate::manifest::{Known, manifest};
@@ -63,6 +65,7 @@ pub struct Handle {
     follow: watch::Sender<Option<Followed>>,
     stop: watch::Sender<Option<Duration>>,
     ended: watch::Receiver<()>,
+    condition: Condition,
 }
 
 /// What an inspector lives on.
@@ -79,6 +82,11 @@ impl Handle {
         self.follow.send_replace(Some(Followed { builds, source_map }));
     }
 
+    /// What is wrong with it; nothing while all is well.
+    pub fn trouble(&self) -> watch::Receiver<Option<Trouble>> {
+        self.condition.watch()
+    }
+
     /// Ends every worker, and then the feed, and waits for that at most `limit`. May be called again.
     pub async fn shutdown(&self, limit: Duration) {
         self.stop.send_replace(Some(limit));
@@ -93,28 +101,32 @@ impl Handle {
 /// Starts an inspector that follows nothing yet, and its first worker, which takes as long to be ready as a first
 /// build does. Needs a tokio runtime.
 pub fn start(settings: Settings) -> Handle {
-    let writer = FeedWriter::new(FEED);
-    let rebuilds = writer.feed();
+    let seat = FeedSeat::new(FEED);
+    let rebuilds = seat.feed();
     let (follow, followed) = watch::channel(None);
-    let (stop, stopped) = watch::channel(None);
+    let (stop, mut stopped) = watch::channel(None);
     let (alive, ended) = watch::channel(());
-    let settings = Arc::new(settings);
-    let inspector = Inspector {
-        crew: Crew::new(Arc::clone(&settings)),
-        settings,
-        writer,
-        builds: None,
-        source_map: None,
-        known: Known::default(),
-        jobs: BTreeMap::new(),
-        mapping: JoinSet::new(),
-        next_request: 1,
-    };
+    let (settings, condition) = (Arc::new(settings), Condition::new("manifest-inspector"));
+    // At once, and not only when it is waited for.
+    let mut first = Some(Inspector::new(Arc::clone(&settings), seat.writer()));
+    let kept = condition.clone();
     tokio::spawn(async move {
-        inspector.run(followed, stopped).await;
+        let stopping = stopped.clone();
+        let life = || {
+            // Also one that begins later inspects what is followed by then.
+            let mut followed = followed.clone();
+            followed.mark_changed();
+            let inspector =
+                first.take().unwrap_or_else(|| Inspector::new(Arc::clone(&settings), seat.writer()));
+            inspector.run(followed, stopping.clone())
+        };
+        if supervise::keep(&kept, Policy::default(), life).await.is_none() {
+            // Its readers wait for what does not come; a feed that ended would be opened again and again.
+            drop(stopped.changed().await);
+        }
         drop(alive);
     });
-    Handle { rebuilds, follow, stop, ended }
+    Handle { rebuilds, follow, stop, ended, condition }
 }
 
 /// Inspects one artifact in a worker of its own. `map` is only waited for when user code throws.
@@ -171,6 +183,20 @@ impl Drop for Job {
 }
 
 impl Inspector {
+    fn new(settings: Arc<Settings>, writer: FeedWriter<Rebuild>) -> Self {
+        Self {
+            crew: Crew::new(Arc::clone(&settings)),
+            settings,
+            writer,
+            builds: None,
+            source_map: None,
+            known: Known::default(),
+            jobs: BTreeMap::new(),
+            mapping: JoinSet::new(),
+            next_request: 1,
+        }
+    }
+
     async fn run(
         mut self,
         mut followed: watch::Receiver<Option<Followed>>,
@@ -184,9 +210,11 @@ impl Inspector {
                 },
                 (request, outcome) = self.crew.next() => self.came_to(request, outcome),
                 Some(mapped) = self.mapping.join_next() => {
-                    // A look-up that was called off is of a build that nobody wants any more.
-                    if let Ok((entry, request, failure)) = mapped {
-                        self.publish(&entry, request, Err(failure));
+                    match mapped {
+                        Ok((entry, request, failure)) => self.publish(&entry, request, Err(failure)),
+                        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                        // One that was called off is of a build that nobody wants any more.
+                        Err(_) => {}
                     }
                 }
                 changed = followed.changed() => {
@@ -223,6 +251,7 @@ impl Inspector {
             self.writer.publish(rebuild(&event, begun, Ok(good)));
             return;
         }
+        failpoint::reach(Point::InspectionAsked);
         let request = self.next_request;
         self.next_request += 1;
         self.crew.ask(request, event.entry.as_str(), &artifact.path);

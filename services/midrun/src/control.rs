@@ -12,7 +12,7 @@ use std::time::Duration;
 use control_plane::{ControlPlane as Plane, ExecutorSetting, Handle, HostSetting};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use wire::ControlPlane;
+use wire::{ControlPlane, Trouble};
 
 use crate::credentials;
 use crate::port_holder;
@@ -39,12 +39,18 @@ pub(crate) struct Own {
     waiting: Option<JoinHandle<()>>,
     /// Signs in, and keeps what it told known.
     signing_in: Option<JoinHandle<()>>,
+    plane: Option<Plane>,
 }
 
 impl Own {
     /// Where it is, if it is up.
     pub(crate) fn url(&self) -> Option<String> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner).first().map(Handle::url)
+    }
+
+    /// What is wrong with it; nothing where there is none.
+    pub(crate) fn trouble(&self) -> Option<watch::Receiver<Option<Trouble>>> {
+        self.plane.as_ref().map(Plane::trouble)
     }
 
     /// Takes it down; its jobs go on in its next life.
@@ -172,7 +178,8 @@ async fn start(project: &Project) -> Result<(String, PathBuf, Own), String> {
     let Ports { listener, taken } = listen(&wanted.host, wanted.port, &dir.join("port"))?;
     let handle = plane.serve(listener).map_err(|error| error.to_string())?;
     let url = handle.url();
-    let mut own = Own { handles: Arc::new(Mutex::new(vec![handle])), ..Own::default() };
+    let handles = Arc::new(Mutex::new(vec![handle]));
+    let mut own = Own { handles, plane: Some(plane.clone()), ..Own::default() };
     if !taken.is_empty() {
         own.waiting = Some(tokio::spawn(wait_for(
             (wanted.host.clone(), taken),

@@ -10,23 +10,22 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use failpoint::Point;
+use supervise::Ending;
 use tokio::sync::watch;
-use wire::Secret;
+use wire::{Secret, Troubles};
 
 use crate::address::{fresh_token, listen, url_of};
 use crate::cli;
 use crate::console::{Console, Greeting, Style};
 use crate::control;
-use crate::ending::{self, Ends, end_runs};
+use crate::ending::{self, CONTROL_PLANE_MARGIN, END_LIMIT, Ends, PART_LIMIT, end_runs};
 use crate::hold::Hold;
 use crate::project::Project;
 use crate::sdk;
 use crate::state::ServerFile;
 use crate::state_folder;
+use crate::troubles::{self, Board};
 use crate::wiring;
-
-/// How long each part may take to end.
-const PART_LIMIT: Duration = Duration::from_secs(5);
 
 /// Serves until it is told to end.
 pub(crate) fn command(args: &cli::Dev, begun: Instant) -> ExitCode {
@@ -73,8 +72,12 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
     failpoint::reach(Point::ServerPartsStarted);
     let token = Secret::new(fresh_token());
     let style = Style::of(args.json);
-    let trouble = state_folder::watch_over(state_dir.clone(), move |news| Console::new(style).warn(news));
-    let edge = parts.serve_edge(&project, listener, token.clone(), trouble)?;
+    let board = Board::new();
+    parts.tell(&board);
+    board.follow(state_folder::watch_over(state_dir.clone(), move |news| Console::new(style).warn(news)));
+    let edge = parts.serve_edge(&project, listener, token.clone(), board.watch())?;
+    board.follow(edge.trouble());
+    actix::spawn(troubles::say(board.watch(), Console::new(style), "state folder"));
     failpoint::reach(Point::ServerEdgeListening);
     let file = ServerFile {
         url: url.clone(),
@@ -99,18 +102,21 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
     let telling = actix::spawn(console.follow(parts.registry.events.clone()));
     actix::spawn(wiring::give_back_memory_when_quiet(parts.registry.events.clone()));
     let own = control::connect(&project, parts.tell_control_plane.clone()).await;
+    own.trouble().into_iter().for_each(|trouble| board.follow(trouble));
 
     asked_to_end.next().await;
     end_runs(&parts.registry, &Console::new(style), &mut asked_to_end).await;
-    parts.terminals.shutdown(PART_LIMIT).await;
-    edge.shutdown(PART_LIMIT).await;
-    parts.registry.shutdown(PART_LIMIT).await;
-    parts.broker.shutdown(PART_LIMIT).await;
-    parts.inspector.shutdown(PART_LIMIT).await;
-    if let Err(error) = parts.watcher.stop(PART_LIMIT).await {
-        tracing::warn!(%error, "ended all the same");
-    }
-    own.shutdown(Duration::from_millis(project.settings.control_plane.stop_grace_ms)).await;
+    let stop_grace = Duration::from_millis(project.settings.control_plane.stop_grace_ms);
+    Ending::default()
+        .then("terminals", END_LIMIT, parts.terminals.shutdown(PART_LIMIT))
+        .then("sse-gateway", END_LIMIT, edge.shutdown(PART_LIMIT))
+        .then("train-registry", END_LIMIT, parts.registry.shutdown(PART_LIMIT))
+        .then("cancel-broker", END_LIMIT, parts.broker.shutdown(PART_LIMIT))
+        .then("manifest-inspector", END_LIMIT, parts.inspector.shutdown(PART_LIMIT))
+        .then("build-watcher", END_LIMIT, parts.watcher.shutdown(PART_LIMIT))
+        .then("control-plane", stop_grace + CONTROL_PLANE_MARGIN, own.shutdown(stop_grace))
+        .run()
+        .await;
     telling.abort();
     beating.abort();
     file.remove(&project.root);
@@ -136,8 +142,7 @@ impl Parts {
         let inspector = wiring::inspector(project, sdk.inspector_worker);
         let watcher = wiring::watcher(project, state_dir)?;
         inspector.follow(watcher.feed.clone(), watcher.source_map.peer());
-        let broker = cancel_broker::Handle::default();
-        wiring::open_outbox(broker.clone(), state_dir.join("cancels.db"));
+        let broker = wiring::broker(state_dir);
         let (tell_control_plane, control_plane) = watch::channel(None);
         let registry = train_registry::start(
             wiring::registry_settings(project, state_dir, sdk.runner)?,
@@ -146,7 +151,7 @@ impl Parts {
                 watch: watcher.watch.peer(),
                 unwatch: watcher.unwatch.peer(),
                 retain: watcher.retain.peer(),
-                watcher_lives: None,
+                watcher_lives: watcher.lives(),
                 cancel: broker.cancel.peer(),
                 control_plane: control_plane.clone(),
             },
@@ -155,12 +160,21 @@ impl Parts {
         Ok(Self { watcher, inspector, registry, terminals, broker, control_plane, tell_control_plane })
     }
 
+    /// Whatever is wrong with a part stands on `board`.
+    fn tell(&self, board: &Board) {
+        board.follow(self.watcher.trouble());
+        board.follow(self.inspector.trouble());
+        board.follow(self.registry.trouble());
+        board.follow(self.terminals.trouble());
+        self.broker.trouble().into_iter().for_each(|trouble| board.follow(trouble));
+    }
+
     fn serve_edge(
         &self,
         project: &Project,
         listener: TcpListener,
         token: Secret,
-        trouble: watch::Receiver<Option<String>>,
+        trouble: watch::Receiver<Troubles>,
     ) -> Result<sse_gateway::Handle, String> {
         let settings = wiring::gateway_settings(project, token);
         let peers = sse_gateway::Peers {

@@ -10,6 +10,13 @@ use wire::run::{ListRuns, StopAll};
 
 use crate::console::Console;
 
+/// How long each part may take to end.
+pub(crate) const PART_LIMIT: Duration = Duration::from_secs(5);
+/// How long after which it is left alone.
+pub(crate) const END_LIMIT: Duration = Duration::from_secs(7);
+/// What the control plane may take besides the grace that it gives its executors.
+pub(crate) const CONTROL_PLANE_MARGIN: Duration = Duration::from_secs(15);
+
 /// How long runs that are killed may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 

@@ -18,6 +18,7 @@ mod sdk;
 mod serve;
 mod state;
 mod state_folder;
+mod troubles;
 mod wiring;
 
 use std::process::ExitCode;

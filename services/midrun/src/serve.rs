@@ -15,25 +15,23 @@ use std::time::{Duration, Instant};
 
 use failpoint::Point;
 use peer::{Backlog, Exchange, Feed, FeedWriter, Followed, Remote, bring_here};
+use supervise::Ending;
 use tokio::sync::watch;
 use wire::message::FeedEvent;
-use wire::{Acting, BuildEvent, BuildOutcome, ControlPlane, DevEvent, Rebuild, Secret};
+use wire::{Acting, BuildEvent, BuildOutcome, ControlPlane, DevEvent, Rebuild, Secret, Troubles};
 
 use self::elsewhere::{Elsewhere, peer_of};
 use self::entrance::Entrance;
 use crate::address::{fresh_token, listen, url_of};
 use crate::cli::{self, Service};
 use crate::console::{Console, Greeting, Style};
-use crate::ending::{self, Ends, end_runs};
+use crate::ending::{self, CONTROL_PLANE_MARGIN, END_LIMIT, Ends, PART_LIMIT, end_runs};
 use crate::hold::Hold;
 use crate::project::Project;
 use crate::state::ServerFile;
+use crate::troubles::{self, Board};
 use crate::{control, sdk, state_folder, wiring};
 
-/// How long each part may take to end.
-const PART_LIMIT: Duration = Duration::from_secs(5);
-/// How long a service may be away before it is said.
-const AWAY_LIMIT: Duration = Duration::from_secs(3);
 /// Events of another process that are kept for readers that are behind.
 const KEPT_EVENTS: usize = 256;
 const KEPT_BUILDS: usize = 16;
@@ -71,24 +69,32 @@ async fn serve(args: &cli::Serve, begun: Instant) -> Result<(), String> {
     let console = Console::new(Style::of(args.json));
     let mut here = Here::start(&project, &state_dir, &wanted, &elsewhere)?;
     failpoint::reach(Point::ServerPartsStarted);
-    let entrance = here.open_entrance(&elsewhere, &project, &wanted, secret)?;
-    actix::spawn(tell_of_troubles(elsewhere.trouble(None), Console::new(Style::of(args.json))));
+    let board = Board::new();
+    elsewhere.tell(&board, &wanted);
+    here.tell(&board);
+    let entrance = here.open_entrance(&board, &project, &wanted, secret)?;
+    here.tell_of_lives(entrance.exchange());
+    actix::spawn(troubles::say(board.watch(), Console::new(Style::of(args.json)), "state folder"));
     console.serving(&wanted.iter().map(|service| service.name()).collect::<Vec<_>>(), &entrance.url);
     if wanted.contains(&Service::SseGateway) {
-        here.serve_edge(&project, &elsewhere, &state_dir, args, begun)?;
+        here.serve_edge(&project, &elsewhere, &board, args, begun)?;
     }
     let own = here.know_control_plane(&project, &wanted).await;
     if let Some(url) = own.url() {
         console.control_plane(&url);
     }
+    own.trouble().into_iter().for_each(|trouble| board.follow(trouble));
 
     asked_to_end.next().await;
     if let Some(registry) = &here.registry {
         end_runs(registry, &console, &mut asked_to_end).await;
     }
-    here.end().await;
-    entrance.close().await;
-    own.shutdown(Duration::from_millis(project.settings.control_plane.stop_grace_ms)).await;
+    let stop_grace = Duration::from_millis(project.settings.control_plane.stop_grace_ms);
+    here.ending()
+        .then("entrance", END_LIMIT, entrance.close())
+        .then("control-plane", stop_grace + CONTROL_PLANE_MARGIN, own.shutdown(stop_grace))
+        .run()
+        .await;
     if let Some(file) = here.file {
         file.remove(&project.root);
     }
@@ -161,9 +167,7 @@ impl Here {
         }
         here.join_inspector(elsewhere, state_dir);
         if is_wanted(Service::CancelBroker) {
-            let broker = cancel_broker::Handle::default();
-            wiring::open_outbox(broker.clone(), state_dir.join("cancels.db"));
-            here.broker = Some(broker);
+            here.broker = Some(wiring::broker(state_dir));
         }
         if let Some(sdk) = sdk.filter(|_| is_wanted(Service::TrainRegistry)) {
             here.start_registry(project, state_dir, elsewhere, sdk.runner)?;
@@ -212,7 +216,10 @@ impl Here {
             watch: peer_of(watcher.map(|watcher| &watcher.watch), builder),
             unwatch: peer_of(watcher.map(|watcher| &watcher.unwatch), builder),
             retain: peer_of(watcher.map(|watcher| &watcher.retain), builder),
-            watcher_lives: builder.map(Remote::lives),
+            watcher_lives: match (watcher, builder) {
+                (None, Some(remote)) => remote.lives(),
+                (watcher, _) => watcher.expect("it is here or elsewhere").lives(),
+            },
             cancel: peer_of(broker.map(|broker| &broker.cancel), elsewhere.cancel_broker.as_ref()),
             control_plane: self.control_plane.clone(),
         };
@@ -314,22 +321,22 @@ impl Here {
     /// Listens for the others, and for those who look after this process.
     fn open_entrance(
         &self,
-        elsewhere: &Elsewhere,
+        board: &Board,
         project: &Project,
         wanted: &BTreeSet<Service>,
         secret: Option<Secret>,
     ) -> Result<Entrance, String> {
         let listener = elsewhere::listen(&project.settings.peers.listen, secret.as_ref())?;
-        let exchange = self.exchange(&project.state_dir(), secret);
+        let exchange = self.exchange(&project.state_dir(), secret).offer(&board.feed());
         let names = wanted.iter().map(|service| service.name()).collect();
-        Entrance::open(listener, exchange, elsewhere.trouble(None), names)
+        Entrance::open(listener, exchange, board.watch(), names)
     }
 
     fn serve_edge(
         &mut self,
         project: &Project,
         elsewhere: &Elsewhere,
-        state_dir: &Path,
+        board: &Board,
         args: &cli::Serve,
         begun: Instant,
     ) -> Result<(), String> {
@@ -347,12 +354,14 @@ impl Here {
             actix::spawn(act_as(acting, self.tell_control_plane.clone()));
         }
         let style = Style::of(args.json);
-        let folder =
-            state_folder::watch_over(state_dir.to_owned(), move |news| Console::new(style).warn(news));
-        let peers = self.edge_peers(elsewhere, events.clone(), elsewhere.trouble(Some(folder)));
+        let state_dir = project.state_dir();
+        board.follow(state_folder::watch_over(state_dir.clone(), move |news| Console::new(style).warn(news)));
+        let peers = self.edge_peers(elsewhere, events.clone(), board.watch());
         let gateway = sse_gateway::Gateway::new(wiring::gateway_settings(project, token.clone()), peers);
         let edge = gateway.map_err(|error| error.to_string())?.serve(listener);
-        self.edge = Some(edge.map_err(|error| error.to_string())?);
+        let edge = edge.map_err(|error| error.to_string())?;
+        board.follow(edge.trouble());
+        self.edge = Some(edge);
         failpoint::reach(Point::ServerEdgeListening);
         let file = ServerFile {
             url: url.clone(),
@@ -379,7 +388,7 @@ impl Here {
         &self,
         elsewhere: &Elsewhere,
         events: Feed<DevEvent>,
-        trouble: watch::Receiver<Option<String>>,
+        trouble: watch::Receiver<Troubles>,
     ) -> sse_gateway::Peers {
         let (registry, terminals) = (self.registry.as_ref(), self.terminals.as_ref());
         let remote = elsewhere.train_registry.as_ref();
@@ -418,51 +427,50 @@ impl Here {
         control::connect(project, self.tell_control_plane.clone()).await
     }
 
-    async fn end(&self) {
+    /// Whatever is wrong with a part stands on `board`.
+    fn tell(&self, board: &Board) {
+        let troubles = [
+            self.watcher.as_ref().map(build_watcher::Handle::trouble),
+            self.inspector.as_ref().map(manifest_inspector::Handle::trouble),
+            self.registry.as_ref().map(train_registry::Handle::trouble),
+            self.terminals.as_ref().map(terminal_registry::Handle::trouble),
+            self.broker.as_ref().and_then(cancel_broker::Handle::trouble),
+        ];
+        troubles.into_iter().flatten().for_each(|trouble| board.follow(trouble));
+    }
+
+    /// The others are told of each new life of a part that they asked for something to be kept in mind.
+    fn tell_of_lives(&self, exchange: &Exchange) {
+        let Some(mut lives) = self.watcher.as_ref().map(build_watcher::Handle::lives) else { return };
+        let exchange = exchange.clone();
+        actix::spawn(async move {
+            while lives.changed().await.is_ok() {
+                exchange.begin_new_life();
+            }
+        });
+    }
+
+    fn ending(&self) -> Ending<'_> {
+        let mut ending = Ending::default();
         if let Some(terminals) = &self.terminals {
-            terminals.shutdown(PART_LIMIT).await;
+            ending = ending.then("terminals", END_LIMIT, terminals.shutdown(PART_LIMIT));
         }
         if let Some(edge) = &self.edge {
-            edge.shutdown(PART_LIMIT).await;
+            ending = ending.then("sse-gateway", END_LIMIT, edge.shutdown(PART_LIMIT));
         }
         if let Some(registry) = &self.registry {
-            registry.shutdown(PART_LIMIT).await;
+            ending = ending.then("train-registry", END_LIMIT, registry.shutdown(PART_LIMIT));
         }
         if let Some(broker) = &self.broker {
-            broker.shutdown(PART_LIMIT).await;
+            ending = ending.then("cancel-broker", END_LIMIT, broker.shutdown(PART_LIMIT));
         }
         if let Some(inspector) = &self.inspector {
-            inspector.shutdown(PART_LIMIT).await;
+            ending = ending.then("manifest-inspector", END_LIMIT, inspector.shutdown(PART_LIMIT));
         }
-        if let Some(watcher) = &self.watcher
-            && let Err(error) = watcher.stop(PART_LIMIT).await
-        {
-            tracing::warn!(%error, "ended all the same");
+        if let Some(watcher) = &self.watcher {
+            ending = ending.then("build-watcher", END_LIMIT, watcher.shutdown(PART_LIMIT));
         }
-    }
-}
-
-/// Says when a service stays away, and when all are there again.
-async fn tell_of_troubles(mut trouble: watch::Receiver<Option<String>>, console: Console) {
-    let mut is_said = false;
-    while trouble.changed().await.is_ok() {
-        let away = trouble.borrow_and_update().clone();
-        match away {
-            None if is_said => {
-                console.warn("every service is reached again");
-                is_said = false;
-            }
-            Some(_) if !is_said => {
-                // One that is being started again is back in a moment.
-                let back = trouble.wait_for(Option::is_none);
-                if tokio::time::timeout(AWAY_LIMIT, back).await.is_err() {
-                    let what = trouble.borrow_and_update().clone().unwrap_or_default();
-                    console.warn(&format!("{what}; start it, or set peers.… to where it is"));
-                    is_said = true;
-                }
-            }
-            _ => {}
-        }
+        ending
     }
 }
 

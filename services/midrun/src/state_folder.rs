@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use tokio::sync::watch;
+use wire::Trouble;
 
 /// Between two looks while all is well: a look is most of what an idle server does.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -53,8 +54,8 @@ pub(crate) fn unwritable(dir: &Path, error: &io::Error) -> String {
 
 /// Looks every few seconds whether `dir` can be written. The answer holds what is wrong, if something is; `tell` is told
 /// when that changes.
-pub(crate) fn watch_over(dir: PathBuf, tell: impl Fn(&str) + 'static) -> watch::Receiver<Option<String>> {
-    let (trouble, seen) = watch::channel(None);
+pub(crate) fn watch_over(dir: PathBuf, tell: impl Fn(&str) + 'static) -> watch::Receiver<Option<Trouble>> {
+    let (trouble, seen) = watch::channel(None::<Trouble>);
     actix::spawn(async move {
         loop {
             let pause = if trouble.borrow().is_some() { SHORT_PAUSE } else { PAUSE };
@@ -64,7 +65,12 @@ pub(crate) fn watch_over(dir: PathBuf, tell: impl Fn(&str) + 'static) -> watch::
                 continue;
             };
             let now = written.err().map(|error| unwritable(&dir, &error));
-            let before = trouble.send_replace(now.clone());
+            let before = trouble.borrow().clone();
+            let since = |why: &String| match &before {
+                Some(known) => Trouble { why: why.clone(), ..known.clone() },
+                None => Trouble::now("state folder", why.clone()),
+            };
+            trouble.send_replace(now.as_ref().map(since));
             match now {
                 Some(why) if before.is_none() => tell(&format!(
                     "{why}. Trainings go on; until then their output is not kept, and no run can be started"

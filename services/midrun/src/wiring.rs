@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use peer::{Feed, Peer, Start};
+use tokio::sync::watch;
 use wire::build::Watch;
 use wire::event::DevEvent;
 use wire::{EntryPath, Secret};
@@ -37,27 +38,29 @@ pub(crate) fn watcher(project: &Project, state_dir: &Path) -> Result<build_watch
         keep: build_watcher::Keep { newest: settings.keep, ..build_watcher::Keep::default() },
     })
     .map_err(|error| format!("{} cannot be watched: {error}", project.root.display()))?;
-    watch(watcher.watch.peer(), project.entry());
+    actix::spawn(watch(watcher.watch.peer(), watcher.lives(), project.entry()));
     Ok(watcher)
 }
 
-/// Has the project's own entry watched for as long as the server runs.
-fn watch(peer: Peer<Watch>, entry: EntryPath) {
-    actix::spawn(async move {
+/// Has the project's own entry watched for as long as the server runs, by each life of the watcher.
+async fn watch(peer: Peer<Watch>, mut lives: watch::Receiver<Option<String>>, entry: EntryPath) {
+    loop {
+        lives.mark_unchanged();
         // That it cannot be watched is an event that everyone sees.
-        if let Err(error) = peer.ask(Watch { entry }).await {
+        if let Err(error) = peer.ask(Watch { entry: entry.clone() }).await {
             tracing::warn!(%error, "the project is not watched");
         }
-    });
+        if lives.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
-/// Opens the outbox behind `broker`. Until it is open, cancels are refused and offered again.
-pub(crate) fn open_outbox(broker: cancel_broker::Handle, outbox: PathBuf) {
-    actix::spawn(async move {
-        if let Err(error) = cancel_broker::start(cancel_broker::Settings { outbox }, &broker).await {
-            tracing::error!(%error, "jobs of runs that are stopped cannot be cancelled");
-        }
-    });
+/// A broker. Until its outbox is open, cancels are refused and offered again.
+pub(crate) fn broker(state_dir: &Path) -> cancel_broker::Handle {
+    let broker = cancel_broker::Handle::default();
+    cancel_broker::start(cancel_broker::Settings { outbox: state_dir.join("cancels.db") }, &broker);
+    broker
 }
 
 /// What a registry is made of.

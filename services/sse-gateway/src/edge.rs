@@ -13,7 +13,7 @@ use wire::terminal::{
     CloseTerminal, GetTerminal, ListTerminals, OpenTerminal, ReadTerminal, ResizeTerminal, RunCommand,
     TypeInto,
 };
-use wire::{ControlPlane, Secret, TraceContext};
+use wire::{ControlPlane, Secret, TraceContext, Troubles};
 
 use crate::dev_events::Frames;
 use crate::failure::Failure;
@@ -48,8 +48,8 @@ pub struct Peers {
     pub terminals: TerminalPeers,
     /// Where jobs live and as whom the server acts; nothing while that is not known, or when there is none.
     pub control_plane: watch::Receiver<Option<ControlPlane>>,
-    /// Why the server can do only part of its work, and what to do; nothing while all is well.
-    pub trouble: watch::Receiver<Option<String>>,
+    /// Why the server can do only part of its work, and what to do; empty while all is well.
+    pub trouble: watch::Receiver<Troubles>,
 }
 
 /// The part that keeps terminal sessions.

@@ -26,8 +26,8 @@ pub(crate) async fn ready(edge: Data<Edge>) -> Result<HttpResponse, Failure> {
         return Err(Failure::stopping());
     }
     let trouble = edge.peers.trouble.borrow().clone();
-    if let Some(why) = trouble {
-        return Err(Failure::unavailable(why));
+    if !trouble.list.is_empty() {
+        return Err(Failure::unavailable(trouble.to_string()).with("troubles", json!(trouble.list)));
     }
     let newest = edge.peers.newest.ask_within(Newest {}, TraceContext::default(), READY_BUDGET).await;
     let newest = newest.map_err(|error| Failure::unavailable(error.to_string()))?;

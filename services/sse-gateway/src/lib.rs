@@ -8,6 +8,8 @@
 //!   stream (`GET /api/events`, documented in the module `tab`). Nothing is queued for a client: each stream reads
 //!   its source at the client's pace, a client that stops reading is dropped by the system, and one that comes back
 //!   goes on behind `Last-Event-ID`.
+//! - **What is wrong.** While a service is away or being restarted, `/readyz` is 503 and names it, why, and since when;
+//!   the topic `troubles` of `GET /api/events` tells the same to every tab as it changes.
 //! - **The leash.** A run that was started by `POST /api/train` ends with its request, however that ends.
 //!
 //! [`Gateway::new`] takes [`Settings`] and [`Peers`]; [`Gateway::serve`] takes a listener and gives a [`Handle`].

@@ -7,7 +7,7 @@
 use std::any::Any;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::{Extensions, ServerHandle};
@@ -15,9 +15,11 @@ use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{App, HttpServer, Resource, rt::net::TcpStream};
 use nix::sys::socket::{Backlog, setsockopt, sockopt};
-use tokio::sync::{OnceCell, oneshot};
+use supervise::{Condition, Policy};
+use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
+use wire::Trouble;
 
 use crate::edge::{Edge, Peers};
 use crate::lifecycle::Lifecycle;
@@ -75,22 +77,37 @@ impl Gateway {
             .on_connect(move |io, _: &mut Extensions| bound_client(io, &limits))
             .listen(listener)?
             .run();
+        let condition = Condition::new("sse-gateway");
         if telemetry::trace::is_on() {
-            tokio::spawn(broadcast::account(Arc::clone(&edge)));
+            let (condition, edge) = (condition.clone(), Arc::clone(&edge));
+            tokio::spawn(async move {
+                supervise::keep(&condition, Policy::default(), || broadcast::account(Arc::clone(&edge))).await
+            });
         }
-        let (last_call, until) = oneshot::channel();
-        let stopping = tokio::spawn(stopper::carry_out(
-            orders,
-            edge.peers.stop.clone(),
-            edge.limits.patience,
-            Arc::clone(&edge.metrics),
-            async { drop(until.await) },
-        ));
+        let (last_call, until) = watch::channel(false);
+        let (stop, patience, metrics) =
+            (edge.peers.stop.clone(), edge.limits.patience, Arc::clone(&edge.metrics));
+        let kept = condition.clone();
+        let stopping = tokio::spawn(async move {
+            let life = || {
+                stopper::carry_out(
+                    orders.clone(),
+                    stop.clone(),
+                    patience,
+                    Arc::clone(&metrics),
+                    until.clone(),
+                )
+            };
+            if supervise::keep(&kept, Policy::default(), life).await.is_none() {
+                tracing::error!("runs whose request ends are not stopped any more: `midrun runs stop` them");
+            }
+        });
         let handle = Running {
             address,
             lifecycle: edge.lifecycle.clone(),
             server: server.handle(),
-            last_call: Mutex::new(Some(last_call)),
+            last_call,
+            condition,
             stopping: Task::new(Some(stopping)),
             serving: Task::new(Some(tokio::spawn(server))),
             over: OnceCell::new(),
@@ -176,7 +193,8 @@ struct Running {
     address: SocketAddr,
     lifecycle: Lifecycle,
     server: ServerHandle,
-    last_call: Mutex<Option<oneshot::Sender<()>>>,
+    last_call: watch::Sender<bool>,
+    condition: Condition,
     stopping: Task<()>,
     serving: Task<io::Result<()>>,
     over: OnceCell<()>,
@@ -186,6 +204,11 @@ impl Handle {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.running.address
+    }
+
+    /// What is wrong with it; nothing while all is well.
+    pub fn trouble(&self) -> watch::Receiver<Option<Trouble>> {
+        self.running.condition.watch()
     }
 
     /// Ends the server: takes no more clients, ends the streams, lets requests finish, closes what is left, and
@@ -221,8 +244,7 @@ impl Running {
             tracing::warn!("some connections are not closed yet");
         }
         // Only now has every leash been let go of or pulled.
-        let last_call = self.last_call.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(last_call);
+        self.last_call.send_replace(true);
         let rest = deadline.max(Instant::now() + GRACE);
         if timeout_at(rest, over(&self.stopping)).await.is_err() {
             tracing::error!(

@@ -1,15 +1,17 @@
 //! Stops the runs whose request ended.
 //!
 //! What must hold: an order once given is carried out until the registry accepts it or says that there is nothing
-//! to stop, whatever becomes of the connection or the thread that gave it. Each order carries the permit of the
+//! to stop, whatever becomes of the connection or the thread that gave it, also when carrying out fails half-way. Each order carries the permit of the
 //! request it comes from, so there are never more of them than there may be such requests.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use failpoint::Point;
 use peer::{AskError, Peer};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use wire::run::{StopMode, StopRun};
 use wire::{Reject as _, RunId, TraceContext};
@@ -29,16 +31,40 @@ pub(crate) struct Order {
     pub(crate) run: RunId,
     pub(crate) reason: String,
     pub(crate) trace: TraceContext,
-    pub(crate) permit: Option<OwnedSemaphorePermit>,
+    /// Held until the order is carried out.
+    pub(crate) _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// The other end of [`Stopper`].
-pub(crate) type Orders = mpsc::Receiver<Order>;
+/// The other end of [`Stopper`], with what came out of it and is not done; clones are the same one.
+#[derive(Debug, Clone)]
+pub(crate) struct Orders {
+    given: Arc<tokio::sync::Mutex<mpsc::Receiver<Order>>>,
+    taken: Arc<Mutex<HashMap<RunId, Arc<Order>>>>,
+}
 
 /// The two ends, for at most `most` orders at once.
 pub(crate) fn channel(most: usize) -> (Stopper, Orders) {
     let (orders, receiver) = mpsc::channel(most);
-    (Stopper { orders }, receiver)
+    let given = Arc::new(tokio::sync::Mutex::new(receiver));
+    (Stopper { orders }, Orders { given, taken: Arc::default() })
+}
+
+impl Orders {
+    fn take(&self, order: Order) -> Arc<Order> {
+        let order = Arc::new(order);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.insert(order.run.clone(), Arc::clone(&order));
+        order
+    }
+
+    fn done(&self, order: &Order) {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&order.run);
+    }
+
+    /// Those that were under way when carrying out failed.
+    fn left(&self) -> Vec<Arc<Order>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
 }
 
 impl Stopper {
@@ -54,43 +80,60 @@ impl Stopper {
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Carries orders out until nobody can give any more, or `until` has come true and none is left.
+/// Carries orders out until nobody can give any more, or `last_call` has become true and none is left.
 pub(crate) async fn carry_out(
-    mut orders: Orders,
+    orders: Orders,
     stop: Peer<StopRun>,
     patience: Duration,
     metrics: Arc<Metrics>,
-    until: impl Future<Output = ()>,
+    mut last_call: watch::Receiver<bool>,
 ) {
+    let mut given = orders.given.lock().await;
     let mut under_way = JoinSet::new();
-    let mut until = std::pin::pin!(until);
-    let mut last_call = false;
+    let begin = |under_way: &mut JoinSet<()>, order: Arc<Order>| {
+        let (orders, stop, metrics) = (orders.clone(), stop.clone(), Arc::clone(&metrics));
+        under_way.spawn(async move {
+            failpoint::reach(Point::LeashPulled);
+            if !stop_run(&stop, &order, patience).await {
+                metrics.stops_failed.inc();
+            }
+            orders.done(&order);
+        });
+    };
+    orders.left().into_iter().for_each(|order| begin(&mut under_way, order));
+    let mut is_last = false;
     loop {
         tokio::select! {
             biased;
-            order = orders.recv() => {
+            order = given.recv() => {
                 let Some(order) = order else { break };
                 metrics.stops_ordered.inc();
-                let (stop, metrics) = (stop.clone(), Arc::clone(&metrics));
-                under_way.spawn(async move {
-                    if !stop_run(&stop, order, patience).await {
-                        metrics.stops_failed.inc();
-                    }
-                });
+                begin(&mut under_way, orders.take(order));
             }
-            Some(_) = under_way.join_next() => {}
-            () = &mut until, if !last_call => {
-                last_call = true;
-                orders.close();
+            Some(done) = under_way.join_next() => whole(done),
+            _ = last_call.wait_for(|last| *last), if !is_last => {
+                is_last = true;
+                given.close();
             }
         }
     }
-    while under_way.join_next().await.is_some() {}
+    while let Some(done) = under_way.join_next().await {
+        whole(done);
+    }
+}
+
+/// What failed while one order was carried out is a failure of them all: nobody knows what became of it.
+fn whole(done: Result<(), JoinError>) {
+    if let Err(error) = done
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
+    }
 }
 
 /// Whether the registry took note.
-async fn stop_run(stop: &Peer<StopRun>, order: Order, patience: Duration) -> bool {
-    let Order { run, reason, trace, permit } = order;
+async fn stop_run(stop: &Peer<StopRun>, order: &Order, patience: Duration) -> bool {
+    let Order { run, reason, trace, .. } = order;
     let give_up = Instant::now() + patience;
     let mut pause = FIRST_PAUSE;
     loop {
@@ -98,7 +141,6 @@ async fn stop_run(stop: &Peer<StopRun>, order: Order, patience: Duration) -> boo
         match stop.ask_within(message, trace.clone(), BUDGET).await {
             Ok(_) => {
                 tracing::info!(%run, reason, "run stopped with its request");
-                drop(permit);
                 return true;
             }
             Err(AskError::Refused(refusal)) => {

@@ -123,7 +123,7 @@ impl Drop for Leash {
                 run: self.run.id.clone(),
                 reason: self.why.to_owned(),
                 trace: std::mem::take(&mut self.trace),
-                permit: self.ticket.take_room(),
+                _permit: self.ticket.take_room(),
             };
             self.ticket.edge.stopper.order(order);
         }

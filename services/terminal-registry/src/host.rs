@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use process::{Launch, Marker, Spawner, Tree, kill_tree};
+use supervise::Life;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use wire::TerminalId;
 use wire::host::{HostRequest, HostSays, Spec};
@@ -172,20 +173,26 @@ impl Link {
     }
 }
 
-/// Follows the host behind `stream` from record `after` on. `tell` gets everything it tells; it ends after the last
-/// record or [`Told::Lost`].
-pub(crate) fn follow<F>(place: Place, stream: UnixStream, after: u64, tell: F) -> Link
+/// Follows the host behind `stream` from the record after the number on. `tell` gets everything it tells; it ends after
+/// the last record or [`Told::Lost`], and with `life`.
+pub(crate) fn follow<F>(life: &Life, place: Place, (stream, after): (UnixStream, u64), tell: F) -> Link
 where
     F: Fn(Told) + 'static,
 {
     let (requests, queue) = mpsc::channel(MAX_REQUESTS);
     let (grew, newest) = watch::channel(after);
     let (reading, writing) = stream.into_split();
-    let writer = tokio::task::spawn_local(write(writing, queue, after));
-    tokio::task::spawn_local(async move {
+    let (gone, mut is_gone) = oneshot::channel::<()>();
+    life.spawn(async move {
+        tokio::select! {
+            () = write(writing, queue, after) => {}
+            _ = &mut is_gone => {}
+        }
+    });
+    life.spawn(async move {
         let mut seen = after;
         let ended = read(reading, &mut seen, &grew, &tell).await;
-        writer.abort();
+        drop(gone);
         if !ended {
             catch_up(place, seen, &grew, &tell).await;
         }

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
-use actix::{Actor, Addr, AsyncContext as _, Context, Handler, ResponseFuture, WrapFuture as _};
+use actix::{Actor, Addr, AsyncContext as _, Context, Handler, WrapFuture as _};
+use failpoint::Point;
 use peer::{Envelope, Inbox};
+use supervise::{Answering, Life, Part, Policy};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use wire::host::{HostRequest, Spec, TerminalSpec};
@@ -17,7 +19,7 @@ use wire::terminal::{
     CloseTerminal, Commanded, GetTerminal, ListTerminals, OpenTerminal, ReadTerminal, ResizeTerminal,
     RunCommand, Terminal, TerminalRefusal, TerminalStatus, TypeInto,
 };
-use wire::{CommandId, TerminalId};
+use wire::{CommandId, TerminalId, Trouble};
 
 use crate::host::{self, Answer, Link, Place, Told};
 use crate::session::Session;
@@ -63,33 +65,37 @@ pub struct Handle {
     pub run: Inbox<RunCommand>,
     /// Entrance for [`ReadTerminal`].
     pub read: Inbox<ReadTerminal>,
-    registry: Addr<Registry>,
+    /// The one that lives, or the last one that did.
+    registry: Rc<RefCell<Option<Addr<Registry>>>>,
+    part: Part,
 }
 
 impl Handle {
+    /// What is wrong with it; nothing while all is well.
+    pub fn trouble(&self) -> watch::Receiver<Option<Trouble>> {
+        self.part.trouble()
+    }
+
     /// Opens no more sessions, ends those that are open, and waits for their end, at most `limit`. May be called again.
     pub async fn shutdown(&self, limit: Duration) {
-        let ended = timeout(limit, self.registry.send(Shutdown)).await;
-        if ended.is_err() {
+        let registry = self.registry.borrow().clone();
+        let ended = async {
+            if let Some(registry) = registry {
+                // One that is not there has no sessions to end: its hosts end them when they are alone.
+                let _ = registry.send(Shutdown).await;
+            }
+        };
+        if timeout(limit, ended).await.is_err() {
             tracing::warn!("some terminals have not ended yet; their hosts go on ending them");
         }
+        self.part.retire(limit).await;
     }
 }
 
-/// Starts a registry on the current arbiter.
+/// Starts a registry on the current arbiter. When it fails, the next one takes up its sessions, as after a restart of the
+/// server.
 pub fn start(settings: Settings) -> Handle {
-    let core = Rc::new(Core {
-        settings,
-        sessions: RefCell::default(),
-        links: RefCell::default(),
-        asked: RefCell::default(),
-        next_request: Cell::new(1),
-        stopping: Cell::new(false),
-        recovered: watch::Sender::new(false),
-        changed: watch::Sender::new(()),
-    });
-    let registry = Registry { core }.start();
-    let handle = Handle {
+    let doors = Doors {
         open: Inbox::new(INBOX),
         list: Inbox::new(INBOX),
         get: Inbox::new(INBOX),
@@ -98,17 +104,44 @@ pub fn start(settings: Settings) -> Handle {
         resize: Inbox::new(INBOX),
         run: Inbox::new(WAITING_INBOX),
         read: Inbox::new(WAITING_INBOX),
-        registry: registry.clone(),
     };
-    handle.open.point_at(registry.clone().recipient());
-    handle.list.point_at(registry.clone().recipient());
-    handle.get.point_at(registry.clone().recipient());
-    handle.close.point_at(registry.clone().recipient());
-    handle.type_into.point_at(registry.clone().recipient());
-    handle.resize.point_at(registry.clone().recipient());
-    handle.run.point_at(registry.clone().recipient());
-    handle.read.point_at(registry.recipient());
-    handle
+    let (inboxes, registry) = (doors.clone(), Rc::<RefCell<Option<Addr<Registry>>>>::default());
+    let living = Rc::clone(&registry);
+    let life = move |life: &Life| {
+        let actor = life.start(Registry { core: Rc::new(Core::new(life.clone(), settings.clone())) });
+        doors.lead_to(life, &actor);
+        living.replace(Some(actor));
+        Ok(())
+    };
+    let part = Part::start("terminal-registry", Policy::default(), life);
+    let part = part.expect("its first life needs nothing");
+    let Doors { open, list, get, close, type_into, resize, run, read } = inboxes;
+    Handle { open, list, get, close, type_into, resize, run, read, registry, part }
+}
+
+#[derive(Clone)]
+struct Doors {
+    open: Inbox<OpenTerminal>,
+    list: Inbox<ListTerminals>,
+    get: Inbox<GetTerminal>,
+    close: Inbox<CloseTerminal>,
+    type_into: Inbox<TypeInto>,
+    resize: Inbox<ResizeTerminal>,
+    run: Inbox<RunCommand>,
+    read: Inbox<ReadTerminal>,
+}
+
+impl Doors {
+    fn lead_to(&self, life: &Life, actor: &Addr<Registry>) {
+        life.answer(&self.open, actor);
+        life.answer(&self.list, actor);
+        life.answer(&self.get, actor);
+        life.answer(&self.close, actor);
+        life.answer(&self.type_into, actor);
+        life.answer(&self.resize, actor);
+        life.answer(&self.run, actor);
+        life.answer(&self.read, actor);
+    }
 }
 
 struct Registry {
@@ -126,6 +159,8 @@ impl Actor for Registry {
 
 /// What the actor's futures share. Never borrowed across an await.
 struct Core {
+    /// What is started here ends with it.
+    life: Life,
     settings: Settings,
     /// By id, which sorts by time.
     sessions: RefCell<BTreeMap<TerminalId, Session>>,
@@ -141,6 +176,20 @@ struct Core {
 }
 
 impl Core {
+    fn new(life: Life, settings: Settings) -> Self {
+        Self {
+            life,
+            settings,
+            sessions: RefCell::default(),
+            links: RefCell::default(),
+            asked: RefCell::default(),
+            next_request: Cell::new(1),
+            stopping: Cell::new(false),
+            recovered: watch::Sender::new(false),
+            changed: watch::Sender::new(()),
+        }
+    }
+
     fn place(&self, id: &TerminalId) -> Place {
         Place::of(&self.settings, id)
     }
@@ -195,7 +244,7 @@ impl Core {
         for id in old {
             sessions.remove(&id);
             let folder = self.place(&id).folder;
-            actix::spawn(async move {
+            self.life.spawn(async move {
                 let _ = tokio::task::spawn_blocking(move || host::remove(&folder)).await;
             });
         }
@@ -204,7 +253,8 @@ impl Core {
     /// Follows the host behind `stream`, from the record after `after` on.
     fn linked(self: &Rc<Self>, id: &TerminalId, stream: tokio::net::UnixStream, after: u64) {
         let (core, told) = (Rc::clone(self), id.clone());
-        let link = host::follow(self.place(id), stream, after, move |what| core.told(&told, what));
+        let link =
+            host::follow(&self.life, self.place(id), (stream, after), move |what| core.told(&told, what));
         self.links.borrow_mut().insert(id.clone(), link);
         // It was closed while it was being started.
         let closing = self.with(id, |session| session.view().clone());
@@ -243,7 +293,7 @@ impl Core {
         self.links.borrow_mut().remove(&id);
         self.with(&id, |session| session.lost("its host ended without a word".to_owned(), wire::now()));
         let (core, grace) = (Rc::clone(self), self.settings.kill_grace);
-        actix::spawn(async move {
+        self.life.spawn(async move {
             if let Some(what) = host::clean_up(id.clone(), grace).await {
                 tracing::warn!(terminal = %id, what, "the host of a terminal is gone");
             }
@@ -547,31 +597,32 @@ fn size(rows: u16, columns: u16) -> Result<(u16, u16), TerminalRefusal> {
 struct Shutdown;
 
 impl Handler<Shutdown> for Registry {
-    type Result = ResponseFuture<()>;
+    type Result = Answering<()>;
 
     fn handle(&mut self, _: Shutdown, _: &mut Context<Self>) -> Self::Result {
-        Box::pin(Rc::clone(&self.core).shutdown())
+        self.core.life.answering(Rc::clone(&self.core).shutdown())
     }
 }
 
 impl Handler<Envelope<OpenTerminal>> for Registry {
-    type Result = ResponseFuture<Result<Terminal, TerminalRefusal>>;
+    type Result = Answering<Result<Terminal, TerminalRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<OpenTerminal>, _: &mut Context<Self>) -> Self::Result {
         let core = Rc::clone(&self.core);
-        Box::pin(async move {
+        self.core.life.answering(async move {
             let (ask, _held) = envelope.open();
+            failpoint::reach(Point::TerminalAsked);
             core.open(ask).await
         })
     }
 }
 
 impl Handler<Envelope<ListTerminals>> for Registry {
-    type Result = ResponseFuture<Result<Vec<Terminal>, Never>>;
+    type Result = Answering<Result<Vec<Terminal>, Never>>;
 
     fn handle(&mut self, envelope: Envelope<ListTerminals>, _: &mut Context<Self>) -> Self::Result {
         let core = Rc::clone(&self.core);
-        Box::pin(async move {
+        self.core.life.answering(async move {
             let _held = envelope.open();
             core.know_all().await;
             Ok(core.views())
@@ -580,11 +631,11 @@ impl Handler<Envelope<ListTerminals>> for Registry {
 }
 
 impl Handler<Envelope<GetTerminal>> for Registry {
-    type Result = ResponseFuture<Result<Terminal, TerminalRefusal>>;
+    type Result = Answering<Result<Terminal, TerminalRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<GetTerminal>, _: &mut Context<Self>) -> Self::Result {
         let core = Rc::clone(&self.core);
-        Box::pin(async move {
+        self.core.life.answering(async move {
             let (ask, _held) = envelope.open();
             core.know_all().await;
             core.view(&ask.terminal)
@@ -593,11 +644,11 @@ impl Handler<Envelope<GetTerminal>> for Registry {
 }
 
 impl Handler<Envelope<CloseTerminal>> for Registry {
-    type Result = ResponseFuture<Result<Terminal, TerminalRefusal>>;
+    type Result = Answering<Result<Terminal, TerminalRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<CloseTerminal>, _: &mut Context<Self>) -> Self::Result {
         let core = Rc::clone(&self.core);
-        Box::pin(async move {
+        self.core.life.answering(async move {
             let (ask, _held) = envelope.open();
             core.know_all().await;
             core.close(&ask)
@@ -606,11 +657,11 @@ impl Handler<Envelope<CloseTerminal>> for Registry {
 }
 
 impl Handler<Envelope<TypeInto>> for Registry {
-    type Result = ResponseFuture<Result<(), TerminalRefusal>>;
+    type Result = Answering<Result<(), TerminalRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<TypeInto>, _: &mut Context<Self>) -> Self::Result {
         let core = Rc::clone(&self.core);
-        Box::pin(async move {
+        self.core.life.answering(async move {
             let (TypeInto { terminal, base64 }, _held) = envelope.open();
             core.ask(&terminal, |id| HostRequest::Type { id, base64 }).await
         })
@@ -618,11 +669,11 @@ impl Handler<Envelope<TypeInto>> for Registry {
 }
 
 impl Handler<Envelope<ResizeTerminal>> for Registry {
-    type Result = ResponseFuture<Result<(), TerminalRefusal>>;
+    type Result = Answering<Result<(), TerminalRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<ResizeTerminal>, _: &mut Context<Self>) -> Self::Result {
         let core = Rc::clone(&self.core);
-        Box::pin(async move {
+        self.core.life.answering(async move {
             let (ResizeTerminal { terminal, rows, columns }, _held) = envelope.open();
             let (rows, columns) = size(rows, columns)?;
             core.ask(&terminal, |id| HostRequest::Resize { id, rows, columns }).await
@@ -631,11 +682,11 @@ impl Handler<Envelope<ResizeTerminal>> for Registry {
 }
 
 impl Handler<Envelope<RunCommand>> for Registry {
-    type Result = ResponseFuture<Result<Commanded, TerminalRefusal>>;
+    type Result = Answering<Result<Commanded, TerminalRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<RunCommand>, _: &mut Context<Self>) -> Self::Result {
         let core = Rc::clone(&self.core);
-        Box::pin(async move {
+        self.core.life.answering(async move {
             let (ask, _held) = envelope.open();
             core.run(ask).await
         })
@@ -643,11 +694,11 @@ impl Handler<Envelope<RunCommand>> for Registry {
 }
 
 impl Handler<Envelope<ReadTerminal>> for Registry {
-    type Result = ResponseFuture<Result<LogPage, TerminalRefusal>>;
+    type Result = Answering<Result<LogPage, TerminalRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<ReadTerminal>, _: &mut Context<Self>) -> Self::Result {
         let core = Rc::clone(&self.core);
-        Box::pin(async move {
+        self.core.life.answering(async move {
             let (ask, _held) = envelope.open();
             core.read(ask).await
         })

@@ -7,10 +7,11 @@
 use std::path::{Path, PathBuf};
 
 use failpoint::Point;
+use supervise::Life;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use wire::RunId;
 use wire::host::{HostRequest, HostSays};
 use wire::log::{Record, Step};
@@ -48,20 +49,32 @@ impl Link {
     }
 }
 
-/// Follows the host behind `stream` from record `after` on. `tell` gets everything it tells; the link ends after the
-/// last record or [`Told::Lost`].
-pub(crate) fn follow<F>(run: RunId, stream: UnixStream, log: PathBuf, after: u64, tell: F) -> Link
+/// Follows the host behind `stream`, whose log is the file, from the record after the number on. `tell` gets everything
+/// it tells; the link ends after the last record or [`Told::Lost`], and with `life`.
+pub(crate) fn follow<F>(
+    life: &Life,
+    run: RunId,
+    stream: UnixStream,
+    (log, after): (PathBuf, u64),
+    tell: F,
+) -> Link
 where
     F: AsyncFn(RunId, Told) + 'static,
 {
     let (requests, queue) = mpsc::channel(MAX_REQUESTS);
     let (grew, newest) = watch::channel(after);
     let (reading, writing) = stream.into_split();
-    let writer = tokio::task::spawn_local(write(writing, queue, after));
-    tokio::task::spawn_local(async move {
+    let (gone, mut is_gone) = oneshot::channel::<()>();
+    life.spawn(async move {
+        tokio::select! {
+            () = write(writing, queue, after) => {}
+            _ = &mut is_gone => {}
+        }
+    });
+    life.spawn(async move {
         let mut seen = after;
         let ended = read(&run, reading, &mut seen, &grew, &tell).await;
-        writer.abort();
+        drop(gone);
         if !ended {
             catch_up(&run, &log, seen, &grew, &tell).await;
         }

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use actix::{Actor, AsyncContext as _, Context, Handler, ResponseFuture, WrapFuture as _};
+use actix::{Actor, Addr, AsyncContext as _, Context, Handler, WrapFuture as _};
 use failpoint::Point;
-use peer::{Envelope, Feed, FeedWriter, Inbox, Peer, Start};
+use peer::{Envelope, Feed, FeedSeat, FeedWriter, Inbox, Peer, Start};
+use supervise::{Answering, Life, Part, Policy};
 use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -21,7 +22,9 @@ use wire::message::Never;
 use wire::run::{
     GetRun, ListRuns, LogPage, Newest, NewestBuild, Owner, ReadLog, RunRefusal, StartRun, StopAll, StopRun,
 };
-use wire::{ContentHash, ControlPlane, EntryPath, JobId, Rebuild, Run, RunId, StopMode, TraceContext};
+use wire::{
+    ContentHash, ControlPlane, EntryPath, JobId, Rebuild, Run, RunId, StopMode, TraceContext, Trouble,
+};
 
 use crate::account::{Account, Kind, Signal};
 use crate::fleet::{Effect, Fleet, Wish};
@@ -56,6 +59,7 @@ const LONGEST_CANCEL_PAUSE: Duration = Duration::from_secs(10);
 const REAP_PAUSE: Duration = Duration::from_secs(60);
 
 /// Everyone the registry talks to.
+#[derive(Clone)]
 pub struct Peers {
     /// What is built.
     pub rebuilds: Feed<Rebuild>,
@@ -65,9 +69,8 @@ pub struct Peers {
     pub unwatch: Peer<Unwatch>,
     /// Who must know which artifacts are in use.
     pub retain: Peer<Retain>,
-    /// Another value with each start of the build watcher, which then knows nothing of what it was asked before.
-    /// Nothing when it lives as long as this registry.
-    pub watcher_lives: Option<watch::Receiver<Option<String>>>,
+    /// Another value with each life of the build watcher, which then knows nothing of what it was asked before.
+    pub watcher_lives: watch::Receiver<Option<String>>,
     /// Who cancels jobs.
     pub cancel: Peer<Cancel>,
     /// The control plane runs are started with; nothing while it is being set up, closed if there will be none.
@@ -92,50 +95,32 @@ pub struct Handle {
     pub read_log: Inbox<ReadLog>,
     /// Entrance for [`Newest`].
     pub newest: Inbox<Newest>,
-    store: watch::Receiver<Option<Result<Store, String>>>,
+    part: Part,
 }
 
 impl Handle {
+    /// What is wrong with it; nothing while all is well.
+    pub fn trouble(&self) -> watch::Receiver<Option<Trouble>> {
+        self.part.trouble()
+    }
+
+    /// Another value with each of its lives.
+    pub fn lives(&self) -> watch::Receiver<Option<String>> {
+        self.part.lives()
+    }
+
     /// Accepts no more requests and lets go of the table of runs once it is written; waits at most `limit`. Runs go
     /// on. May be called again.
     pub async fn shutdown(&self, limit: Duration) {
-        self.start_run.point_at_nobody();
-        self.stop_run.point_at_nobody();
-        let opened = self.store.borrow().clone();
-        if let Some(Ok(store)) = opened
-            && tokio::time::timeout(limit, store.close()).await.is_err()
-        {
-            tracing::warn!("the table of runs is still being written");
-        }
+        self.part.retire(limit).await;
     }
 }
 
-/// Starts a registry on the current arbiter.
+/// Starts a registry on the current arbiter. When it fails, the next one takes up its runs from the table and the logs,
+/// as after a restart of the server.
 pub fn start(settings: Settings, peers: Peers) -> Handle {
-    let writer = FeedWriter::new(KEPT_EVENTS);
-    let events = writer.feed();
-    let fleet = Fleet::new(settings.entry.clone(), settings.policy);
-    let core = Rc::new(Core {
-        settings,
-        peers,
-        writer,
-        fleet: RefCell::new(fleet),
-        links: RefCell::default(),
-        kill_when_linked: RefCell::default(),
-        control_planes: RefCell::default(),
-        committing: RefCell::default(),
-        watched: RefCell::default(),
-        account: Account::default(),
-        swaps: RefCell::default(),
-        next_request: Cell::new(1),
-        changed: watch::Sender::new(()),
-        store: watch::Sender::new(None),
-        taken_up: watch::Sender::new(false),
-    });
-    let store = core.store.subscribe();
-    let address = Registry { core }.start();
-    let handle = Handle {
-        events,
+    let seat = FeedSeat::new(KEPT_EVENTS);
+    let doors = Doors {
         start_run: Inbox::new(INBOX),
         stop_run: Inbox::new(INBOX),
         stop_all: Inbox::new(INBOX),
@@ -143,16 +128,39 @@ pub fn start(settings: Settings, peers: Peers) -> Handle {
         get_run: Inbox::new(INBOX),
         read_log: Inbox::new(LOG_INBOX),
         newest: Inbox::new(INBOX),
-        store,
     };
-    handle.start_run.point_at(address.clone().recipient());
-    handle.stop_run.point_at(address.clone().recipient());
-    handle.stop_all.point_at(address.clone().recipient());
-    handle.list_runs.point_at(address.clone().recipient());
-    handle.get_run.point_at(address.clone().recipient());
-    handle.read_log.point_at(address.clone().recipient());
-    handle.newest.point_at(address.recipient());
-    handle
+    let (events, inboxes) = (seat.feed(), doors.clone());
+    let life = move |life: &Life| {
+        let core = Core::new(life.clone(), settings.clone(), peers.clone(), seat.writer());
+        doors.lead_to(life, &life.start(Registry { core: Rc::new(core) }));
+        Ok(())
+    };
+    let part = Part::start("train-registry", Policy::default(), life).expect("its first life needs nothing");
+    let Doors { start_run, stop_run, stop_all, list_runs, get_run, read_log, newest } = inboxes;
+    Handle { events, start_run, stop_run, stop_all, list_runs, get_run, read_log, newest, part }
+}
+
+#[derive(Clone)]
+struct Doors {
+    start_run: Inbox<StartRun>,
+    stop_run: Inbox<StopRun>,
+    stop_all: Inbox<StopAll>,
+    list_runs: Inbox<ListRuns>,
+    get_run: Inbox<GetRun>,
+    read_log: Inbox<ReadLog>,
+    newest: Inbox<Newest>,
+}
+
+impl Doors {
+    fn lead_to(&self, life: &Life, actor: &Addr<Registry>) {
+        life.answer(&self.start_run, actor);
+        life.answer(&self.stop_run, actor);
+        life.answer(&self.stop_all, actor);
+        life.answer(&self.list_runs, actor);
+        life.answer(&self.get_run, actor);
+        life.answer(&self.read_log, actor);
+        life.answer(&self.newest, actor);
+    }
 }
 
 struct Registry {
@@ -169,7 +177,7 @@ impl Actor for Registry {
             // Runs of an earlier server first, so that the first build is dispatched to them too.
             core.recover().await;
             let cleaner = Rc::clone(&core);
-            actix::spawn(async move {
+            core.life.spawn(async move {
                 loop {
                     cleaner.reap_leftovers().await;
                     tokio::time::sleep(REAP_PAUSE).await;
@@ -180,15 +188,15 @@ impl Actor for Registry {
             }
         };
         ctx.spawn(follow.into_actor(self));
-        if let Some(lives) = self.core.peers.watcher_lives.clone() {
-            let core = Rc::clone(&self.core);
-            ctx.spawn(async move { core.order_again(lives).await }.into_actor(self));
-        }
+        let core = Rc::clone(&self.core);
+        ctx.spawn(async move { core.order_again().await }.into_actor(self));
     }
 }
 
 /// What the actor's futures share. Never borrowed across an await.
 struct Core {
+    /// What is started here ends with it.
+    life: Life,
     settings: Settings,
     peers: Peers,
     writer: FeedWriter<DevEvent>,
@@ -220,9 +228,31 @@ fn now() -> Moment {
 }
 
 impl Core {
+    fn new(life: Life, settings: Settings, peers: Peers, writer: FeedWriter<DevEvent>) -> Self {
+        let fleet = Fleet::new(settings.entry.clone(), settings.policy);
+        Self {
+            life,
+            settings,
+            peers,
+            writer,
+            fleet: RefCell::new(fleet),
+            links: RefCell::default(),
+            kill_when_linked: RefCell::default(),
+            control_planes: RefCell::default(),
+            committing: RefCell::default(),
+            watched: RefCell::default(),
+            account: Account::default(),
+            swaps: RefCell::default(),
+            next_request: Cell::new(1),
+            changed: watch::Sender::new(()),
+            store: watch::Sender::new(None),
+            taken_up: watch::Sender::new(false),
+        }
+    }
+
     /// Opens the durable table and takes up the runs of an earlier server.
     async fn recover(self: &Rc<Self>) {
-        let opened = Store::open(&self.settings.runs_table).await;
+        let opened = Store::open_in(&self.life, &self.settings.runs_table).await;
         let (store, saved) = match opened {
             Ok((store, saved)) => (Ok(store), saved),
             Err(why) => {
@@ -400,7 +430,7 @@ impl Core {
                 Effect::Start(plan) => self.launch(*plan),
                 Effect::Retain(hashes) => {
                     let peer = self.peers.retain.clone();
-                    actix::spawn(async move {
+                    self.life.spawn(async move {
                         let _ = peer.ask(Retain { hashes }).await;
                     });
                 }
@@ -442,7 +472,7 @@ impl Core {
     /// know whether a restart is due. A restart that cannot be put on record leaves the run as it is.
     fn early_stop(self: &Rc<Self>, run: RunId, why: String, trace: TraceContext) {
         let core = Rc::clone(self);
-        actix::spawn(async move {
+        self.life.spawn(async move {
             failpoint::reach(Point::StopDecided);
             if let Err(error) = core.flushed().await {
                 tracing::error!(%run, error, "the stop is not on record");
@@ -461,7 +491,8 @@ impl Core {
     }
 
     /// Asks each new life of the build watcher for what the one before was asked.
-    async fn order_again(&self, mut lives: watch::Receiver<Option<String>>) {
+    async fn order_again(&self) {
+        let mut lives = self.peers.watcher_lives.clone();
         let mut known = lives.borrow_and_update().clone();
         while lives.changed().await.is_ok() {
             let now = lives.borrow_and_update().clone();
@@ -484,7 +515,7 @@ impl Core {
     fn unwatch(&self, entry: EntryPath) {
         if self.watched.borrow_mut().remove(&entry) {
             let peer = self.peers.unwatch.clone();
-            actix::spawn(async move {
+            self.life.spawn(async move {
                 let _ = peer.ask(Unwatch { entry }).await;
             });
         }
@@ -500,7 +531,7 @@ impl Core {
         let (committed, waits) = oneshot::channel();
         self.committing.borrow_mut().insert(run.clone(), waits);
         let core = Rc::clone(self);
-        actix::spawn(async move {
+        self.life.spawn(async move {
             failpoint::reach(Point::CancelDecided);
             let cancel = Cancel { run: run.clone(), job, control_plane };
             let mut pause = CANCEL_PAUSE;
@@ -534,7 +565,7 @@ impl Core {
     fn kill_after_cancel(self: &Rc<Self>, run: RunId, why: String) {
         let committing = self.committing.borrow_mut().remove(&run);
         let core = Rc::clone(self);
-        actix::spawn(async move {
+        self.life.spawn(async move {
             let on_disk = async {
                 if let Some(committing) = committing {
                     let _ = committing.await;
@@ -554,7 +585,7 @@ impl Core {
     fn launch(self: &Rc<Self>, mut plan: Plan) {
         let core = Rc::clone(self);
         let mut span = account::restarting(&mut plan);
-        actix::spawn(async move {
+        self.life.spawn(async move {
             let started = core.try_launch(&plan).await;
             let effects = match started {
                 Ok(stream) => {
@@ -589,7 +620,7 @@ impl Core {
     fn linked(self: &Rc<Self>, run: &RunId, stream: UnixStream, after: u64) {
         let core = Rc::clone(self);
         let tell = async move |run: RunId, told: Told| core.told(&run, told);
-        let link = follow(run.clone(), stream, self.log_path(run), after, tell);
+        let link = follow(&self.life, run.clone(), stream, (self.log_path(run), after), tell);
         self.links.borrow_mut().insert(run.clone(), link);
         let killed = self.kill_when_linked.borrow_mut().remove(run);
         if let Some(why) = killed {
@@ -623,7 +654,7 @@ impl Core {
                 self.account.over(run);
                 let core = Rc::clone(self);
                 let folder = self.settings.runs_dir.join(run.as_str());
-                actix::spawn(async move {
+                self.life.spawn(async move {
                     // A host that is killed lets go of its socket a moment before it is gone.
                     launch::host_gone(&folder).await;
                     core.reap_leftovers().await;
@@ -767,11 +798,11 @@ async fn known<T: Clone>(mut channel: watch::Receiver<Option<T>>) -> Option<T> {
 }
 
 impl Handler<Envelope<StartRun>> for Registry {
-    type Result = ResponseFuture<Result<Run, RunRefusal>>;
+    type Result = Answering<Result<Run, RunRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<StartRun>, _: &mut Context<Self>) -> Self::Result {
         let core = Rc::clone(&self.core);
-        Box::pin(async move {
+        self.core.life.answering(async move {
             let (ask, held) = envelope.open();
             core.start_run(ask, held.trace().clone()).await
         })
@@ -779,11 +810,11 @@ impl Handler<Envelope<StartRun>> for Registry {
 }
 
 impl Handler<Envelope<StopRun>> for Registry {
-    type Result = ResponseFuture<Result<Run, RunRefusal>>;
+    type Result = Answering<Result<Run, RunRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<StopRun>, _: &mut Context<Self>) -> Self::Result {
         let core = Rc::clone(&self.core);
-        Box::pin(async move {
+        self.core.life.answering(async move {
             let (ask, _held) = envelope.open();
             core.known(&ask.run).await;
             core.stop_run(ask).await
@@ -810,11 +841,11 @@ impl Handler<Envelope<ListRuns>> for Registry {
 }
 
 impl Handler<Envelope<GetRun>> for Registry {
-    type Result = ResponseFuture<Result<Run, RunRefusal>>;
+    type Result = Answering<Result<Run, RunRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<GetRun>, _: &mut Context<Self>) -> Self::Result {
         let core = Rc::clone(&self.core);
-        Box::pin(async move {
+        self.core.life.answering(async move {
             let (GetRun { run }, _held) = envelope.open();
             core.known(&run).await;
             core.fleet.borrow().view(&run).ok_or(RunRefusal::NotFound { run })
@@ -823,11 +854,11 @@ impl Handler<Envelope<GetRun>> for Registry {
 }
 
 impl Handler<Envelope<ReadLog>> for Registry {
-    type Result = ResponseFuture<Result<LogPage, RunRefusal>>;
+    type Result = Answering<Result<LogPage, RunRefusal>>;
 
     fn handle(&mut self, envelope: Envelope<ReadLog>, _: &mut Context<Self>) -> Self::Result {
         let core = Rc::clone(&self.core);
-        Box::pin(async move {
+        self.core.life.answering(async move {
             let (ask, _held) = envelope.open();
             core.known(&ask.run).await;
             core.read_log(ask).await

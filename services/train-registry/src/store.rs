@@ -17,6 +17,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
+use supervise::Life;
 use tokio::sync::{Notify, watch};
 use wire::{EntryPath, RunId};
 
@@ -87,6 +88,21 @@ struct Tried {
 impl Store {
     /// Opens the table in `file` and reads the newest runs and those that have not ended, oldest first.
     pub(crate) async fn open(file: &Path) -> Result<(Self, Vec<Saved>), String> {
+        let (store, writing, saved) = Self::prepare(file).await?;
+        actix::spawn(writing);
+        Ok((store, saved))
+    }
+
+    /// The same in `life`. What is queued is written even after that failed, until [`close`](Self::close).
+    pub(crate) async fn open_in(life: &Life, file: &Path) -> Result<(Self, Vec<Saved>), String> {
+        let (store, writing, saved) = Self::prepare(file).await?;
+        life.spawn_apart(writing);
+        let closing = store.clone();
+        life.at_end(async move { closing.close().await });
+        Ok((store, saved))
+    }
+
+    async fn prepare(file: &Path) -> Result<(Self, impl Future<Output = ()> + use<>, Vec<Saved>), String> {
         let failed = |error: String| format!("the table of runs {} cannot be used: {error}", file.display());
         let pool = connect(file).await.map_err(failed)?;
         let saved = load(&pool).await.map_err(|error| failed(error.to_string()))?;
@@ -95,8 +111,8 @@ impl Store {
             wake: Notify::new(),
             tried: watch::Sender::default(),
         });
-        actix::spawn(write(pool, Arc::clone(&shared)));
-        Ok((Self(shared), saved))
+        let writing = write(pool, Arc::clone(&shared));
+        Ok((Self(shared), writing, saved))
     }
 
     /// Queues a change: it takes the place of one of the same run that is not written yet.
@@ -205,7 +221,17 @@ fn understood(rows: Vec<SqliteRow>) -> Vec<Saved> {
     saved
 }
 
+/// Says that nothing is written any more, also when the writer panics.
+struct Closed(Arc<Shared>);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.0.tried.send_modify(|tried| tried.closed = true);
+    }
+}
+
 async fn write(pool: SqlitePool, shared: Arc<Shared>) {
+    let _closed = Closed(Arc::clone(&shared));
     let mut retry = None;
     loop {
         match retry {

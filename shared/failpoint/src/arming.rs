@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::Point;
 
+/// What stands in the file of a place where a panic is wanted.
+const PANIC: &str = "panic";
+
 /// Whether the program that asks was built with failpoints.
 pub const fn are_compiled_in() -> bool {
     cfg!(debug_assertions)
@@ -23,9 +26,24 @@ impl Armed {
     /// # Errors
     /// When the folder cannot be written.
     pub fn at(folder: &Path, point: Point) -> io::Result<Self> {
+        Self::with(folder, point, "")
+    }
+
+    /// The same, but who comes there panics instead of stopping.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn panic_at(folder: &Path, point: Point) -> io::Result<Self> {
+        Self::with(folder, point, PANIC)
+    }
+
+    fn with(folder: &Path, point: Point, action: &str) -> io::Result<Self> {
         let armed = Self { point, folder: folder.to_owned() };
         armed.clear()?;
-        std::fs::write(armed.folder.join(point.name()), "")?;
+        // Whoever comes there sees the file whole or not at all.
+        let fresh = folder.join(format!(".{}", point.name()));
+        std::fs::write(&fresh, action)?;
+        std::fs::rename(fresh, folder.join(point.name()))?;
         Ok(armed)
     }
 
@@ -77,8 +95,13 @@ pub(crate) fn reach(point: Point) {
     static FOLDER: LazyLock<Option<PathBuf>> =
         LazyLock::new(|| std::env::var_os(crate::FOLDER).map(PathBuf::from));
     let Some(folder) = &*FOLDER else { return };
-    let taken = folder.join(taken_by(point.name(), std::process::id()));
-    if std::fs::rename(folder.join(point.name()), taken).is_ok() {
+    let (armed, taken) = (folder.join(point.name()), folder.join(taken_by(point.name(), std::process::id())));
+    // Read before it is taken: whoever armed it may clear it away as soon as it is.
+    let Ok(action) = std::fs::read_to_string(&armed) else { return };
+    if std::fs::rename(armed, taken).is_ok() {
+        if action == PANIC {
+            panic!("{} {}", crate::PANICKED, point.name());
+        }
         // Sent to this thread, so that it does not get a step further; the others stop with it.
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
     }
@@ -148,6 +171,16 @@ mod tests {
         assert!(done.exists(), "the second time it was not armed");
         drop(armed);
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn panics_once_where_that_is_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let armed = Armed::panic_at(dir.path(), POINT).unwrap();
+        let done = dir.path().join("done");
+        assert!(!passer(Some(dir.path()), &done).wait().unwrap().success());
+        assert!(armed.stopped().unwrap().is_some() && !done.exists());
+        assert!(passer(Some(dir.path()), &done).wait().unwrap().success());
     }
 
     #[test]

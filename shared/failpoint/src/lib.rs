@@ -9,6 +9,8 @@
 //! several gets it) and stops itself as by SIGSTOP, all its threads at once. Whoever armed it finds out who stopped
 //! with [`Armed::stopped`], kills whom it likes, and lets who is left go on by SIGCONT.
 //!
+//! A place can be armed for a panic instead, so that a test sees what becomes of a part that fails there.
+//!
 //! The runner's places are in its own source, `shared/sdk/typescript/src/failpoint.ts`, by the same rules: a run-host
 //! of a build with debug assertions names the folder to it by [`RUNNER_FOLDER`], and any other takes that variable away.
 
@@ -20,6 +22,9 @@ pub use point::Point;
 
 /// The variable that names the folder in which places are armed.
 pub const FOLDER: &str = "MIDRUN_FAILPOINTS";
+
+/// What the words of a panic that a test asked for begin with; the place's name follows.
+pub const PANICKED: &str = "a test wants a panic at";
 
 /// The variable that tells a runner, which is no program of this workspace, the folder in which its places are armed.
 pub const RUNNER_FOLDER: &str = "MIDRUN_RUNNER_FAILPOINTS";

@@ -143,6 +143,18 @@ points! {
     EndReached = "host.end-reached",
     /// The end stands in the log; nobody was told.
     EndRecorded = "host.end-recorded",
+    /// A build is about to be published.
+    BuildPublishing = "watcher.publishing",
+    /// A worker is about to be asked for a manifest.
+    InspectionAsked = "inspector.asked",
+    /// The edge was told that a request ended; its run was not stopped.
+    LeashPulled = "gateway.leash-pulled",
+    /// A terminal is about to be opened.
+    TerminalAsked = "terminals.asked",
+    /// The control plane claimed a job; there is no executor.
+    JobClaimed = "control-plane.job-claimed",
+    /// The control plane started an executor and hears it.
+    JobHeardFrom = "control-plane.job-heard",
     /// The runner heeds signals; nothing of the user's was imported.
     RunnerStarted = "runner.started",
     /// The runner found the trainer; nobody was told that it is armed.

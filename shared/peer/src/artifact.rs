@@ -9,7 +9,7 @@ use reqwest::{Method, StatusCode};
 use wire::{Artifact, ContentHash};
 
 use crate::header;
-use crate::remote::{Pauses, Remote, root_cause};
+use crate::remote::{ARTIFACTS, Pauses, Remote, root_cause};
 
 /// How long one try may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -26,6 +26,7 @@ pub async fn bring_here(remote: &Remote, folder: &Path, mut artifact: Artifact) 
         for path in [PathBuf::from(&artifact.path), here.clone()] {
             if tokio::fs::metadata(&path).await.is_ok_and(|of| of.len() == artifact.size) {
                 artifact.path = path.to_string_lossy().into_owned();
+                remote.is_well(ARTIFACTS);
                 return artifact;
             }
         }
@@ -34,10 +35,13 @@ pub async fn bring_here(remote: &Remote, folder: &Path, mut artifact: Artifact) 
                 Ok(()) => continue,
                 Err(error) => tracing::error!(%error, "an artifact cannot be kept in {}", folder.display()),
             },
-            Ok(None) => return artifact,
+            Ok(None) => {
+                remote.is_well(ARTIFACTS);
+                return artifact;
+            }
             Err(why) => {
                 tracing::debug!(why, "an artifact could not be fetched");
-                remote.is_away(&why);
+                remote.is_away(ARTIFACTS, &why);
             }
         }
         tokio::time::sleep(pauses.next()).await;

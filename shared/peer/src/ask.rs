@@ -136,7 +136,8 @@ async fn deliver<M: Wire>(
     budget: Duration,
 ) -> Result<M::Reply, AskError<M::Refusal>> {
     let not_delivered = |why: &'static str| AskError::NotDelivered { peer: M::NAME, why: why.into() };
-    let recipient = inbox.recipient().ok_or_else(|| not_delivered("it is not running"))?;
+    let target = inbox.target();
+    let recipient = target.recipient().map_err(not_delivered)?;
     let place = inbox.place().ok_or_else(|| not_delivered("its inbox is full"))?;
     let deadline = Instant::now() + budget;
     let envelope = Envelope::new(message, trace, deadline, place);

@@ -45,16 +45,26 @@ pub struct Exchange {
 /// Who may come in.
 struct Door {
     secret: Option<Secret>,
-    /// This life of the process.
-    life: String,
+    /// This life of what is behind it: another one after each start of the process, and of one of its parts.
+    life: watch::Sender<String>,
     closing: watch::Sender<bool>,
+}
+
+fn fresh_life() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
 }
 
 impl Exchange {
     /// For those who know `secret`; for everyone when there is none.
     pub fn new(secret: Option<Secret>) -> Self {
-        let life = uuid::Uuid::new_v4().simple().to_string();
-        Self { door: Arc::new(Door { secret, life, closing: watch::Sender::new(false) }), routes: Vec::new() }
+        let (life, closing) = (watch::Sender::new(fresh_life()), watch::Sender::new(false));
+        Self { door: Arc::new(Door { secret, life, closing }), routes: Vec::new() }
+    }
+
+    /// A part behind this was started anew and knows nothing of what it was asked before. Every feed that is followed is
+    /// cut, so that who follows notices at once.
+    pub fn begin_new_life(&self) {
+        self.door.life.send_replace(fresh_life());
     }
 
     /// Messages for `inbox` are taken.
@@ -143,12 +153,16 @@ impl Door {
             );
             return Some(self.say(StatusCode::UPGRADE_REQUIRED, &what));
         }
-        let other_life = text(header::LIFE).is_some_and(|life| life != self.life);
+        let other_life = text(header::LIFE).is_some_and(|life| life != *self.life.borrow());
         other_life.then(|| self.say(StatusCode::PRECONDITION_FAILED, "that was another life of this service"))
     }
 
     fn say(&self, status: StatusCode, what: &str) -> HttpResponse {
-        HttpResponse::build(status).insert_header((header::LIFE, self.life.as_str())).body(what.to_owned())
+        HttpResponse::build(status).insert_header((header::LIFE, self.life())).body(what.to_owned())
+    }
+
+    fn life(&self) -> String {
+        self.life.borrow().clone()
     }
 }
 
@@ -218,7 +232,7 @@ async fn take<M: Wire>(desk: Data<Desk<M>>, request: HttpRequest, body: Bytes) -
     match answer.await {
         Ok(answer) => {
             let mut response = HttpResponse::build(answer.status);
-            response.insert_header((header::LIFE, desk.door.life.as_str()));
+            response.insert_header((header::LIFE, desk.door.life()));
             if let Some(code) = answer.refusal {
                 response.insert_header((header::REFUSAL, code));
             }
@@ -284,14 +298,20 @@ async fn show<E: FeedEvent>(shelf: Data<Shelf<E>>, request: HttpRequest) -> Http
         let data = sse::Data::new(text).id(delivery.at.to_string()).event(name);
         Some((Ok::<_, Infallible>(sse::Event::Data(data)), reader))
     });
-    let mut closing = shelf.door.closing.subscribe();
-    let closed = async move { drop(closing.wait_for(|closing| *closing).await) };
+    let (mut closing, mut life) = (shelf.door.closing.subscribe(), shelf.door.life.subscribe());
+    let this_life = life.borrow_and_update().clone();
+    let closed = async move {
+        tokio::select! {
+            _ = closing.wait_for(|closing| *closing) => {}
+            _ = life.changed() => {}
+        }
+    };
     let body = Sse::from_stream(events.take_until(Box::pin(closed))).with_keep_alive(header::HEARTBEAT);
     let mut response = HttpResponse::Ok();
     response
         .content_type("text/event-stream; charset=utf-8")
         .insert_header(("cache-control", "no-cache, no-transform"))
-        .insert_header((header::LIFE, shelf.door.life.as_str()));
+        .insert_header((header::LIFE, this_life));
     if let Some(now) = now {
         response.insert_header((header::NOW, now.to_string()));
     }

@@ -150,12 +150,48 @@ impl<E: FeedEvent> Shared<E> {
     }
 }
 
-/// The one writer of a feed. The feed ends when it is dropped.
+/// The one writer of a feed. The feed ends when it and the seat that it came from are dropped.
 pub struct FeedWriter<E> {
+    seat: FeedSeat<E>,
+    epoch: Epoch,
+}
+
+/// Where the writers of a feed come from, one after the other, each with an epoch of its own: what a part that may fail
+/// keeps, so that its readers follow from one of its lives into the next.
+pub struct FeedSeat<E> {
     shared: Arc<Shared<E>>,
     /// Readers see this go and end.
-    _alive: watch::Sender<()>,
+    _alive: Arc<watch::Sender<()>>,
     alive: watch::Receiver<()>,
+}
+
+impl<E> Clone for FeedSeat<E> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), _alive: Arc::clone(&self._alive), alive: self.alive.clone() }
+    }
+}
+
+impl<E: FeedEvent> FeedSeat<E> {
+    /// A feed without a writer. Its writers keep the newest `capacity` events for readers that are behind.
+    ///
+    /// # Panics
+    /// If `capacity` is zero.
+    pub fn new(capacity: usize) -> Self {
+        let (sender, alive) = watch::channel(());
+        Self { shared: Shared::new(capacity), _alive: Arc::new(sender), alive }
+    }
+
+    /// The next writer. Nothing is kept of what the one before wrote, which writes no more.
+    pub fn writer(&self) -> FeedWriter<E> {
+        let epoch = Epoch::fresh();
+        self.shared.change(|kept| *kept = Kept::of(epoch.clone()));
+        FeedWriter { seat: self.clone(), epoch }
+    }
+
+    /// A reading end.
+    pub fn feed(&self) -> Feed<E> {
+        Feed { shared: Arc::clone(&self.shared), alive: self.alive.clone() }
+    }
 }
 
 /// The reading end of a feed; clones are cheap.
@@ -176,33 +212,38 @@ impl<E: FeedEvent> FeedWriter<E> {
     /// # Panics
     /// If `capacity` is zero.
     pub fn new(capacity: usize) -> Self {
-        let (alive_sender, alive) = watch::channel(());
-        Self { shared: Shared::new(capacity), _alive: alive_sender, alive }
+        FeedSeat::new(capacity).writer()
     }
 
-    /// Appends `event`; never waits.
+    /// Appends `event`; never waits. Nobody reads what is written after the next writer took the seat.
     pub fn publish(&self, event: E) -> Position {
-        let event = Arc::new(event);
-        self.shared.change(|kept| {
-            kept.push(event, self.shared.capacity);
-            Position { epoch: kept.epoch.clone(), seq: kept.last }
+        let (event, shared) = (Arc::new(event), &self.seat.shared);
+        shared.change(|kept| {
+            if kept.epoch == self.epoch {
+                kept.push(event, shared.capacity);
+            }
+            Position { epoch: self.epoch.clone(), seq: kept.last }
         })
     }
 
     /// Takes the event with `key` out of the snapshot.
     pub fn forget(&self, key: &str) {
-        self.shared.change(|kept| kept.newest.retain(|(known, _, _)| known != key));
+        self.seat.shared.change(|kept| {
+            if kept.epoch == self.epoch {
+                kept.newest.retain(|(known, _, _)| known != key);
+            }
+        });
     }
 
     /// A reading end.
     pub fn feed(&self) -> Feed<E> {
-        Feed { shared: Arc::clone(&self.shared), alive: self.alive.clone() }
+        self.seat.feed()
     }
 }
 
 /// Writes a feed as another process's writer does: what it is told of keeps its position.
 pub struct Mirror<E> {
-    writer: FeedWriter<E>,
+    seat: FeedSeat<E>,
 }
 
 impl<E: FeedEvent> Mirror<E> {
@@ -211,13 +252,13 @@ impl<E: FeedEvent> Mirror<E> {
     /// # Panics
     /// If `capacity` is zero.
     pub fn new(capacity: usize) -> Self {
-        Self { writer: FeedWriter::new(capacity) }
+        Self { seat: FeedSeat::new(capacity) }
     }
 
     /// The mirrored feed is at `now`, and what is there is told next. To one who reads here and knows nothing of it, what
     /// follows is news, and the rest is not.
     pub fn join(&self, now: &Position) {
-        self.writer.shared.change(|kept| {
+        self.seat.shared.change(|kept| {
             if kept.epoch != now.epoch {
                 *kept = Kept { joined: Some(now.seq), ..Kept::of(now.epoch.clone()) };
             }
@@ -226,8 +267,8 @@ impl<E: FeedEvent> Mirror<E> {
 
     /// The next event of the mirrored feed, or one of its snapshot.
     pub fn adopt(&self, at: &Position, event: E, snapshot: bool) {
-        let (event, capacity) = (Arc::new(event), self.writer.shared.capacity);
-        self.writer.shared.change(|kept| {
+        let (event, capacity) = (Arc::new(event), self.seat.shared.capacity);
+        self.seat.shared.change(|kept| {
             if kept.epoch != at.epoch {
                 *kept = Kept::of(at.epoch.clone());
             }
@@ -252,13 +293,13 @@ impl<E: FeedEvent> Mirror<E> {
 
     /// How far the mirrored feed is known; nothing while nothing of it is.
     pub fn position(&self) -> Option<Position> {
-        let kept = self.writer.shared.kept();
+        let kept = self.seat.shared.kept();
         (kept.last > 0).then(|| Position { epoch: kept.epoch.clone(), seq: kept.last })
     }
 
     /// A reading end.
     pub fn feed(&self) -> Feed<E> {
-        self.writer.feed()
+        self.seat.feed()
     }
 }
 
@@ -524,6 +565,24 @@ mod tests {
         new.publish(beat(13));
         pass_on(&mut follower, &mirror);
         assert_eq!(drain(&mut reader), [(13, false)]);
+    }
+
+    #[test]
+    fn readers_follow_from_one_writer_into_the_next_and_hear_no_more_of_the_old_one() {
+        let seat = FeedSeat::new(4);
+        let old = seat.writer();
+        let mut reader = seat.feed().read(Start::Snapshot);
+        let before = old.publish(beat(1));
+        assert_eq!(drain(&mut reader), [(1, false)]);
+        let new = seat.writer();
+        old.publish(beat(2));
+        old.forget("0");
+        assert_eq!(drain(&mut reader), []);
+        let after = new.publish(beat(3));
+        assert_eq!(drain(&mut reader), [(3, false)]);
+        assert!(after.epoch != before.epoch && after.seq == 1);
+        drop((old, new));
+        assert!(reader.try_next().is_none() && !seat.feed().is_in(&before));
     }
 
     #[test]

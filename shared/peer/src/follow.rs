@@ -66,7 +66,7 @@ impl<E: FeedEvent> Followed<E> {
                     Ok(()) => tracing::debug!(feed = E::NAME, "a feed came to its end"),
                     Err(why) => {
                         tracing::debug!(feed = E::NAME, why, "a feed broke");
-                        remote.is_away(&why);
+                        remote.is_away(E::NAME, &why);
                     }
                 }
                 tokio::time::sleep(pauses.next()).await;
@@ -107,7 +107,7 @@ async fn follow<E: FeedEvent, F: Future<Output = E>>(
     if let Some(now) = now {
         mirror.join(&now);
     }
-    remote.is_well();
+    remote.is_well(E::NAME);
     pauses.reset();
     let mut parser = Parser::default();
     while read_more(&mut response, &mut parser).await? {

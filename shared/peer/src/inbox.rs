@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::Recipient;
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use wire::{TraceContext, Wire};
 
 use crate::ask::Peer;
@@ -77,30 +77,52 @@ impl<M: Wire> actix::Message for Envelope<M> {
 
 /// The bounded entrance to the actor that handles `M`.
 pub struct Inbox<M: Wire> {
-    recipient: Arc<ArcSwapOption<Recipient<Envelope<M>>>>,
+    target: Arc<ArcSwap<Target<M>>>,
     room: Arc<Room>,
+}
+
+/// Where messages go.
+pub(crate) enum Target<M: Wire> {
+    Actor(Recipient<Envelope<M>>),
+    /// Nowhere, for this reason.
+    Nobody(&'static str),
+}
+
+impl<M: Wire> Target<M> {
+    /// Who handles messages.
+    ///
+    /// # Errors
+    /// Why nobody does. The mailbox of an actor that failed is closed before anybody is told.
+    pub(crate) fn recipient(&self) -> Result<&Recipient<Envelope<M>>, &'static str> {
+        match self {
+            Self::Actor(recipient) if recipient.connected() => Ok(recipient),
+            Self::Actor(_) => Err("it is not running"),
+            Self::Nobody(why) => Err(why),
+        }
+    }
 }
 
 impl<M: Wire> Clone for Inbox<M> {
     fn clone(&self) -> Self {
-        Self { recipient: Arc::clone(&self.recipient), room: Arc::clone(&self.room) }
+        Self { target: Arc::clone(&self.target), room: Arc::clone(&self.room) }
     }
 }
 
 impl<M: Wire> Inbox<M> {
     /// An inbox for at most `capacity` messages, pointed at nobody yet.
     pub fn new(capacity: usize) -> Self {
-        Self { recipient: Arc::new(ArcSwapOption::empty()), room: Room::new(M::NAME, capacity) }
+        let target = Target::Nobody("it is not running");
+        Self { target: Arc::new(ArcSwap::from_pointee(target)), room: Room::new(M::NAME, capacity) }
     }
 
     /// From now on messages go to `recipient`.
     pub fn point_at(&self, recipient: Recipient<Envelope<M>>) {
-        self.recipient.store(Some(Arc::new(recipient)));
+        self.target.store(Arc::new(Target::Actor(recipient)));
     }
 
-    /// From now on messages are refused as not delivered.
-    pub fn point_at_nobody(&self) {
-        self.recipient.store(None);
+    /// From now on messages are refused at once as not delivered, because of `why`.
+    pub fn point_at_nobody(&self, why: &'static str) {
+        self.target.store(Arc::new(Target::Nobody(why)));
     }
 
     /// The sending end.
@@ -118,8 +140,8 @@ impl<M: Wire> Inbox<M> {
         self.room.is_full()
     }
 
-    pub(crate) fn recipient(&self) -> Option<Arc<Recipient<Envelope<M>>>> {
-        self.recipient.load_full()
+    pub(crate) fn target(&self) -> Arc<Target<M>> {
+        self.target.load_full()
     }
 
     pub(crate) fn place(&self) -> Option<Place> {

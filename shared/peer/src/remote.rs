@@ -5,14 +5,15 @@
 //! bounded by the budget. What is wrong with the way there is known to whoever looks ([`Remote::trouble`]).
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rand::Rng as _;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use tokio::sync::watch;
-use wire::{Secret, TraceContext, Wire};
+use wire::{Secret, TraceContext, Trouble, Wire};
 
 use crate::ask::AskError;
 use crate::header;
@@ -39,17 +40,16 @@ struct Shared {
     client: Client,
     /// Which life of it answered last.
     life: watch::Sender<Option<String>>,
+    /// What is wrong with each way of having something from it.
+    ways: Mutex<BTreeMap<Way, Trouble>>,
+    /// The oldest of these.
     trouble: watch::Sender<Option<Trouble>>,
 }
 
-/// Why a service cannot be reached.
-#[derive(Debug, Clone)]
-pub struct Trouble {
-    /// Since when.
-    pub since: Instant,
-    /// For a person: which service, where, and what was seen.
-    pub what: String,
-}
+/// How something is had from a service: by requests, or by a feed of this name.
+pub(crate) type Way = &'static str;
+pub(crate) const REQUESTS: Way = "requests";
+pub(crate) const ARTIFACTS: Way = "artifacts";
 
 /// Why an address is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,6 +90,7 @@ impl Remote {
             secret,
             client,
             life: watch::Sender::new(None),
+            ways: Mutex::default(),
             trouble: watch::Sender::new(None),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -185,11 +186,11 @@ impl Remote {
         let senseless =
             |error: serde_json::Error| Miss::Never(format!("its answer makes no sense: {error}").into());
         if is_refusal {
-            self.is_well();
+            self.is_well(REQUESTS);
             return serde_json::from_slice(&body).map(Err).map_err(senseless);
         }
         if status.is_success() {
-            self.is_well();
+            self.is_well(REQUESTS);
             return serde_json::from_slice(&body).map(Ok).map_err(senseless);
         }
         let said = String::from_utf8_lossy(&body).trim().to_owned();
@@ -203,7 +204,7 @@ impl Remote {
             }
             status => {
                 let what = format!("it answered {status}: {said}");
-                self.is_away(&what);
+                self.is_away(REQUESTS, &what);
                 Miss::Never(what.into())
             }
         })
@@ -223,13 +224,16 @@ impl Remote {
     fn miss(&self, error: &reqwest::Error) -> Miss {
         let what = root_cause(error);
         if error.is_connect() {
-            self.is_away(&what);
+            self.is_away(REQUESTS, &what);
             return Miss::NotDelivered(what.into());
         }
-        if error.is_timeout() {
-            return Miss::Unknown("the time allowed is spent".into());
-        }
-        Miss::Unknown(format!("the connection was lost: {what}").into())
+        let what = match error.is_timeout() {
+            // Its own answer about a spent budget would have been here before.
+            true => "it does not answer".to_owned(),
+            false => format!("the connection was lost: {what}"),
+        };
+        self.is_away(REQUESTS, &what);
+        Miss::Unknown(what.into())
     }
 
     /// Which life of it answered last: another one after each of its starts.
@@ -253,20 +257,50 @@ impl Remote {
         }
     }
 
-    /// Notes that it answers.
-    pub(crate) fn is_well(&self) {
-        self.shared.trouble.send_if_modified(|trouble| trouble.take().is_some());
+    /// Notes that something is had from it in this way.
+    pub(crate) fn is_well(&self, way: Way) {
+        self.change(|ways| drop(ways.remove(way)));
     }
 
-    /// Notes that it does not, and why.
-    pub(crate) fn is_away(&self, why: &str) {
-        let what = format!("{} at {}: {why}", self.shared.name, self.shared.base);
+    /// Notes that nothing is, and why.
+    pub(crate) fn is_away(&self, way: Way, why: &str) {
+        let why = format!("{} cannot be reached: {why}; trying again", self.shared.base);
+        let is_news = self.change(|ways| match ways.get_mut(way) {
+            Some(known) => {
+                known.why = why;
+                false
+            }
+            None => ways.insert(way, Trouble::now(self.shared.name, why)).is_none(),
+        });
+        if is_news && way == REQUESTS {
+            tokio::spawn(self.clone().look_after_requests());
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<Way, Trouble>) -> T) -> T {
+        let mut ways = self.shared.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut ways);
+        let oldest = ways.values().min_by(|one, other| one.since.cmp(&other.since)).cloned();
         self.shared.trouble.send_if_modified(|trouble| {
-            let since = trouble.as_ref().map_or_else(Instant::now, |trouble| trouble.since);
-            let is_news = trouble.as_ref().is_none_or(|trouble| trouble.what != what);
-            *trouble = Some(Trouble { since, what });
+            let is_news = *trouble != oldest;
+            *trouble = oldest;
             is_news
         });
+        changed
+    }
+
+    /// Asks it for nothing until it answers: a feed is followed all the time, but it may be long until the next request.
+    async fn look_after_requests(self) {
+        let mut pauses = Pauses::default();
+        while self.shared.ways.lock().unwrap_or_else(PoisonError::into_inner).contains_key(REQUESTS) {
+            tokio::time::sleep(pauses.next()).await;
+            let asked = self.request(reqwest::Method::GET, &["peer", "v1"]).timeout(CONNECT).send().await;
+            let welcomes =
+                |status| !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::UPGRADE_REQUIRED);
+            if asked.is_ok_and(|answer| welcomes(answer.status())) {
+                self.is_well(REQUESTS);
+            }
+        }
     }
 }
 

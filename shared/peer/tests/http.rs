@@ -251,8 +251,9 @@ async fn a_service_that_is_away_is_waited_for_and_the_way_is_known_to_be_bad() {
     let mut trouble = remote.trouble();
     let waiting = actix_rt::spawn(ask(&remote, 8, BUDGET));
     trouble.changed().await.unwrap();
-    let what = trouble.borrow().clone().unwrap().what;
-    assert!(what.contains("halver at http://127.0.0.1") && what.contains("refused"), "{what}");
+    let seen = trouble.borrow().clone().unwrap();
+    assert!(seen.service == "halver" && seen.why.contains("http://127.0.0.1"), "{seen}");
+    assert!(seen.why.contains("refused"), "{seen}");
     let service = Service::start(TcpListener::bind(address).unwrap(), 8);
     service.let_go.add_permits(1);
     assert_eq!(waiting.await.unwrap().unwrap(), 4);
@@ -406,7 +407,7 @@ async fn artifacts_come_by_their_address_and_nothing_else_does() {
         brought = bring_here(&remote, here.path(), wrong) => panic!("{brought:?}"),
         changed = trouble.changed() => changed.unwrap(),
     }
-    assert!(trouble.borrow().as_ref().unwrap().what.contains("something else"));
+    assert!(trouble.borrow().as_ref().unwrap().why.contains("something else"));
     let url = format!("http://{}/peer/v1/artifacts/..%2F..%2Fetc", service.address);
     let asked = reqwest::Client::new().get(url).bearer_auth(SECRET).header("x-midrun-peer-protocol", "1");
     assert!(asked.send().await.unwrap().status().is_client_error());

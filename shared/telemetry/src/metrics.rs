@@ -72,6 +72,8 @@ pub struct Counted {
     pub inbox_blocked: Histograms<1>,
     /// Messages that were turned away, by `inbox`.
     pub inbox_refused: Counters<1>,
+    /// Parts that failed and were started again, by `service`.
+    pub actor_restarts: Counters<1>,
 }
 
 impl Counted {
@@ -187,6 +189,12 @@ impl Counted {
                 "every service",
                 "Messages that a full inbox turned away, not processed",
                 ["inbox"],
+            ),
+            actor_restarts: to.counter(
+                "midrun_actor_restarts_total",
+                "every service",
+                "Parts that panicked or could not start, and were started again",
+                ["service"],
             ),
             registrar: to,
         }

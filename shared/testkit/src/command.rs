@@ -242,6 +242,16 @@ impl Ended {
         self
     }
 
+    /// Nothing panicked but where the test wanted it.
+    ///
+    /// # Panics
+    /// With all that `what` wrote when something did.
+    pub fn expect_no_panic(&self, what: &str) {
+        let panics = self.stderr.matches("panicked at").count();
+        let wanted = self.stderr.matches(&format!("\n{} ", failpoint::PANICKED)).count();
+        assert_eq!(panics, wanted, "{what} panicked:\n{}", self.stderr);
+    }
+
     /// Standard output as JSON, one value a line.
     ///
     /// # Panics

@@ -9,6 +9,7 @@ use crate::LIMIT;
 use crate::client::Client;
 use crate::command::{Ended, Midrun, Running};
 use crate::home::Home;
+use crate::link::Links;
 use crate::processes::{self, leftovers};
 use crate::run_log::RunLog;
 use crate::server::{GATEWAY, Server, Topology};
@@ -35,9 +36,17 @@ pub struct DevOptions {
     flags: Vec<String>,
     topology: Topology,
     home: Home,
+    /// What stands between the processes, when it is one of six.
+    links: Option<Links>,
 }
 
 impl DevOptions {
+    /// Every service but the gateway and the control plane is reached through one of `links`.
+    #[must_use]
+    pub fn through(self, links: &Links) -> Self {
+        Self { links: Some(links.clone()), ..self }
+    }
+
     /// Another variable in its environment.
     #[must_use]
     pub fn env(self, name: &str, value: impl Into<OsString>) -> Self {
@@ -67,7 +76,8 @@ impl DevOptions {
     /// # Panics
     /// When it does not.
     pub async fn start(self) -> Dev {
-        let mut server = Server::launch(&self.command, &self.flags, self.topology).await;
+        let links = self.links.as_ref();
+        let mut server = Server::launch(&self.command, &self.flags, self.topology, links).await;
         let said = server.listening().await;
         let client = client_of(&said);
         assert_eq!(said["pid"].as_u64(), Some(server.process_of(GATEWAY).pid().into()), "{said}");
@@ -112,6 +122,7 @@ impl Dev {
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             topology: Topology::of_this_binary(),
             home: stage.home.clone(),
+            links: None,
         }
     }
 
@@ -247,7 +258,7 @@ impl Dev {
             self.interrupt();
         }
         let ended = self.server.ended(END_LIMIT).await;
-        assert!(!ended.stderr.contains("panicked"), "a part of the server panicked:\n{}", ended.stderr);
+        ended.expect_no_panic("a part of the server");
         self.nothing_left().await;
     }
 

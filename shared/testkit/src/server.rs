@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::LIMIT;
 use crate::command::{Ended, Midrun, Running};
+use crate::link::Links;
 use crate::processes::{self, alive, eventually};
 
 /// How a server is divided into processes.
@@ -76,14 +77,19 @@ impl Part {
 impl Server {
     /// Starts every process, with the place and the environment of `command` and what `flags` of `midrun dev` say.
     /// Waits for none, except for a control plane of its own, since the registry is told where that is.
-    pub(crate) async fn launch(command: &Midrun, flags: &[String], topology: Topology) -> Self {
+    pub(crate) async fn launch(
+        command: &Midrun,
+        flags: &[String],
+        topology: Topology,
+        links: Option<&Links>,
+    ) -> Self {
         let mut parts = match topology {
             Topology::One => {
                 let args = ["dev", ".", "--port", "0", "--json"].map(str::to_owned);
                 let command = command.asked_for(args.into_iter().chain(flags.iter().cloned()));
                 vec![Part { name: "midrun dev", command, process: None }]
             }
-            Topology::Six => services(command, flags),
+            Topology::Six => services(command, flags, links).await,
         };
         let mut control_plane = None;
         for part in &mut parts {
@@ -226,11 +232,11 @@ async fn killed(mut process: Running) {
         process.signal(Signal::SIGKILL);
     }
     let ended = process.wait("killed server", LIMIT).await;
-    assert!(!ended.stderr.contains("panicked"), "a part of the server panicked:\n{}", ended.stderr);
+    ended.expect_no_panic("a part of the server");
 }
 
-/// A part for each service; none for the control plane where the flags name one.
-fn services(command: &Midrun, flags: &[String]) -> Vec<Part> {
+/// A part for each service; none for the control plane where the flags name one. The others reach it through its link.
+async fn services(command: &Midrun, flags: &[String], links: Option<&Links>) -> Vec<Part> {
     let mut common = with_flags(command.clone(), flags);
     let has_own_control_plane = !flags.iter().any(|flag| flag == "--control-plane");
     let names = SERVICES.into_iter().filter(|name| has_own_control_plane || *name != CONTROL_PLANE);
@@ -239,7 +245,11 @@ fn services(command: &Midrun, flags: &[String]) -> Vec<Part> {
     for (name, place) in &places {
         if ![CONTROL_PLANE, GATEWAY].contains(name) {
             let variable = format!("MIDRUN_PEERS__{}", name.replace('-', "_").to_uppercase());
-            common = common.env(&variable, format!("http://{place}"));
+            let address = match links {
+                Some(links) => links.stand_before(name, place.parse().expect("an address")).await,
+                None => format!("http://{place}"),
+            };
+            common = common.env(&variable, address);
         }
     }
     common = common.env("MIDRUN_GATEWAY__PORT", free_port().to_string());

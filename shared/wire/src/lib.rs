@@ -19,6 +19,7 @@ pub mod profile;
 pub mod resume;
 pub mod run;
 pub mod terminal;
+mod trouble;
 
 pub use build::{Artifact, BuildEvent, BuildOutcome, Diagnostic, Failure};
 pub use cancel::{Acting, Cancel, ControlPlane, Secret};
@@ -30,6 +31,7 @@ pub use message::{Reject, TraceContext, Wire};
 pub use profile::Profile;
 pub use resume::{ChangedKey, ResumeFrom};
 pub use run::{Decision, EndedBy, Run, RunStatus, StopMode};
+pub use trouble::{Trouble, Troubles};
 
 /// Now, as the contract writes times: RFC 3339, UTC, milliseconds.
 pub fn now() -> String {

@@ -60,7 +60,8 @@ async fn frames_to(clients: usize, frames: usize) -> Told {
     raise_file_limit(clients);
     let stage = small_project();
     let (dev, mut events) = Dev::ready(&stage).await;
-    let before = field(dev.pid, "Rss:");
+    let resident = || dev.pids().into_iter().map(|pid| field(pid, "Rss:")).sum::<f64>();
+    let before = resident();
     let mut clients = Clients::connect(dev.client.address(), dev.client.token(), clients);
     let mut spreads = Vec::with_capacity(frames);
     let mut lasts = Vec::with_capacity(frames);
@@ -73,7 +74,7 @@ async fn frames_to(clients: usize, frames: usize) -> Told {
         lasts.push(last - begun);
         events.next_named("rebuild").await;
     }
-    let memory = field(dev.pid, "Rss:") - before;
+    let memory = resident() - before;
     drop(clients);
     dev.finish().await;
     Told { spread: Figures::of_times(&spreads), last: Figures::of_times(&lasts), memory }

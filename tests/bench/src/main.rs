@@ -38,6 +38,8 @@ async fn main() -> ExitCode {
         rows.extend(match line {
             Line::Saves => saves::small(&plan).await,
             Line::Modules => saves::many_modules(&plan).await,
+            Line::Six => saves::six(&plan).await,
+            Line::Traced => saves::traced(&plan).await,
             Line::Start => start::measure(&plan).await,
             Line::Memory => memory::measure(&plan).await,
             Line::FanOut => fan_out::measure(&plan).await,

@@ -11,6 +11,10 @@ pub(crate) enum Line {
     Saves,
     /// Saves in a project of 200 modules.
     Modules,
+    /// The same saves with a process for each service.
+    Six,
+    /// The same saves with tracing.
+    Traced,
     /// From the start of the process to the first good build.
     Start,
     /// The server's memory, new and after many rebuilds.
@@ -26,14 +30,25 @@ pub(crate) enum Line {
 }
 
 /// What is measured when nothing is named.
-const LINES: [Line; 7] =
-    [Line::Saves, Line::Modules, Line::Start, Line::Memory, Line::FanOut, Line::Idle, Line::Stop];
+const LINES: [Line; 9] = [
+    Line::Saves,
+    Line::Modules,
+    Line::Six,
+    Line::Traced,
+    Line::Start,
+    Line::Memory,
+    Line::FanOut,
+    Line::Idle,
+    Line::Stop,
+];
 
 impl Line {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Saves => "saves",
             Self::Modules => "modules",
+            Self::Six => "six",
+            Self::Traced => "traced",
             Self::Start => "start",
             Self::Memory => "memory",
             Self::FanOut => "fan-out",

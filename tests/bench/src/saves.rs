@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use testkit::{Dev, DevOptions, Event, Sse, Stage, Ticker};
+use testkit::{Collector, Dev, DevOptions, Event, Sse, Stage, Ticker, Topology};
 
 use crate::figures::Figures;
 use crate::modules::{MODULES, large_project, leaf_path, small_project, write_leaf};
@@ -40,11 +40,7 @@ struct Save {
 
 /// Saves of a small project.
 pub(crate) async fn small(plan: &Plan) -> Vec<Row> {
-    let (here, node) = measure(plan, small_project, |stage, edit, _| {
-        stage.project.write("callbacks.ts", &Ticker::callbacks(&format!("v{edit}")));
-        "src/midrun/callbacks.ts".to_owned()
-    })
-    .await;
+    let (here, node) = measure(plan, small_project, reference::options, edit_callbacks).await;
     vec![
         Row::beside(
             "save to `rebuild` frame, small project",
@@ -68,7 +64,7 @@ pub(crate) async fn small(plan: &Plan) -> Vec<Row> {
 /// Saves of one of 200 modules.
 pub(crate) async fn many_modules(plan: &Plan) -> Vec<Row> {
     let mut bundle = 0;
-    let (here, node) = measure(plan, large_project, |stage, edit, random| {
+    let (here, node) = measure(plan, large_project, reference::options, |stage, edit, random| {
         let index = usize::try_from(random % MODULES as u64).expect("it is below 200");
         write_leaf(stage, index, 1_000 + edit as u64);
         let file = stage.project.dir().join(".midrun/build/index.mjs");
@@ -84,6 +80,38 @@ pub(crate) async fn many_modules(plan: &Plan) -> Vec<Row> {
         Row::told("save to the runner's swap ack, 200 modules", format!("{} ms", acks(&here)))
             .remark(format!("Node loop {}", acks(&node))),
     ]
+}
+
+/// What it costs that each service has its own process.
+pub(crate) async fn six(plan: &Plan) -> Vec<Row> {
+    let in_six = |stage: &Stage| Dev::options(stage, &[]).topology(Topology::Six);
+    let (one, six) = measure(plan, small_project, in_six, edit_callbacks).await;
+    let (one, six) = (acks(&one), acks(&six));
+    let what = "save to the runner's swap ack, small project, six processes more than one (medians)";
+    vec![
+        Row::value(what, "", 3.0, six.median() - one.median(), "ms")
+            .remark(format!("one {one} ms, six {six} ms, n={}", six.count())),
+    ]
+}
+
+/// What it costs that each save is a trace.
+pub(crate) async fn traced(plan: &Plan) -> Vec<Row> {
+    let collector = Collector::start().await;
+    let traced =
+        |stage: &Stage| Dev::options(stage, &[]).env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
+    let (off, on) = measure(plan, small_project, traced, edit_callbacks).await;
+    let (off, on) = (acks(&off), acks(&on));
+    let what = "save to the runner's swap ack, small project, with tracing more than without (medians)";
+    let more = (on.median() / off.median() - 1.0) * 100.0;
+    vec![
+        Row::value(what, "", 5.0, more, "%")
+            .remark(format!("without {off} ms, with {on} ms, n={}", on.count())),
+    ]
+}
+
+fn edit_callbacks(stage: &Stage, edit: usize, _: u64) -> String {
+    stage.project.write("callbacks.ts", &Ticker::callbacks(&format!("v{edit}")));
+    "src/midrun/callbacks.ts".to_owned()
 }
 
 fn frames(saves: &[Save]) -> Figures {
@@ -121,14 +149,15 @@ impl Loop {
     }
 }
 
-/// Makes saves by `save`, which answers with the path that a frame names, in midrun and in the Node loop by turns.
+/// Makes saves by `save`, which answers with the path that a frame names, in midrun and in another loop by turns.
 async fn measure(
     plan: &Plan,
     project: impl Fn() -> Stage,
+    another: impl Fn(&Stage) -> DevOptions,
     mut save: impl FnMut(&Stage, usize, u64) -> String,
 ) -> (Vec<Save>, Vec<Save>) {
     let (stage, other) = (project(), project());
-    let options = (Dev::options(&stage, &[]), reference::options(&other));
+    let options = (Dev::options(&stage, &[]), another(&other));
     let mut loops = [Loop::start(stage, options.0).await, Loop::start(other, options.1).await];
     let mut random = Random::new();
     for edit in 0..plan.warm_up + plan.saves {
@@ -145,10 +174,10 @@ async fn measure(
             events.forget();
         }
     }
-    let [here, node] = loops;
+    let [here, there] = loops;
     here.dev.finish().await;
-    node.dev.finish().await;
-    (here.saves, node.saves)
+    there.dev.finish().await;
+    (here.saves, there.saves)
 }
 
 async fn follow(events: &mut Sse, run: &str, path: &str, begun: Instant) -> Save {

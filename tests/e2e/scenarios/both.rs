@@ -19,6 +19,7 @@ mod many_files;
 mod orphans;
 mod outlive;
 mod output;
+mod panics;
 pub(crate) mod records;
 mod restart;
 mod resume;

@@ -6,3 +6,5 @@ mod both;
 
 // One service dies and the others go on: in one process they would all die.
 mod healing;
+// What is between two processes.
+mod links;

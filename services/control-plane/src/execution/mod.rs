@@ -25,6 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use failpoint::Point;
 use hosting::{Place, Started};
 use process::Child;
 use tokio::net::UnixStream;
@@ -112,6 +113,7 @@ async fn attend(
         ended: ended.clone(),
         wishes: &wishes,
     };
+    failpoint::reach(Point::JobHeardFrom);
     let mut end = tokio::select! {
         end = hearing.hear_all(stream, &wishes) => end?,
         never = stopping.watch() => match never {},

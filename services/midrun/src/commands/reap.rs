@@ -50,8 +50,8 @@ async fn reap(project: &Project, args: &cli::Reap) -> Result<Report, Failure> {
     let broker = Handle::default();
     if !args.dry_run {
         let outbox = state_dir.join("cancels.db");
-        let started = cancel_broker::start(cancel_broker::Settings { outbox }, &broker).await;
-        started.map_err(|error| Failure::plain(error.to_string()))?;
+        cancel_broker::start(cancel_broker::Settings { outbox }, &broker);
+        broker.opened().await.map_err(Failure::plain)?;
     }
     let scope = Scope {
         runs_dir: state_dir.join("runs"),

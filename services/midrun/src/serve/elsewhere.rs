@@ -1,17 +1,15 @@
 //! The services that this process does not run, and what is wrong with the way to them.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::path::Path;
-use std::rc::Rc;
 
 use peer::{Inbox, Peer, Remote};
 use settings::Peers;
-use tokio::sync::watch;
 use wire::{Secret, Wire};
 
 use crate::cli::Service;
+use crate::troubles::Board;
 
 /// The services that those here need, and that are not here.
 pub(super) struct Elsewhere {
@@ -105,58 +103,14 @@ impl Elsewhere {
             .flatten()
     }
 
-    /// What is wrong with each way, and with whatever `own` tells of.
-    pub(super) fn trouble(
-        &self,
-        own: Option<watch::Receiver<Option<String>>>,
-    ) -> watch::Receiver<Option<String>> {
-        let (tell, all) = watch::channel(None);
-        let board = Rc::new(Board { tell, said: RefCell::default() });
-        if let Some(own) = own {
-            board.follow(own, Clone::clone);
-        }
+    /// What is wrong with each of them, and with the way there, stands on `board`. Known better here are the services
+    /// in `here`.
+    pub(super) fn tell(&self, board: &Board, here: &BTreeSet<Service>) {
+        let known: Vec<&'static str> =
+            here.iter().map(|service| service.name()).chain(self.all().map(Remote::name)).collect();
         for remote in self.all() {
-            board.follow(remote.trouble(), |trouble| {
-                trouble
-                    .as_ref()
-                    .map(|trouble| format!("{} (for {} s)", trouble.what, trouble.since.elapsed().as_secs()))
-            });
+            board.follow_remote(remote, known.clone());
         }
-        all
-    }
-}
-
-/// Where everything that is wrong stands together.
-struct Board {
-    tell: watch::Sender<Option<String>>,
-    said: RefCell<Vec<Option<String>>>,
-}
-
-impl Board {
-    fn follow<T: 'static>(
-        self: &Rc<Self>,
-        mut source: watch::Receiver<T>,
-        words: impl Fn(&T) -> Option<String> + 'static,
-    ) {
-        let board = Rc::clone(self);
-        let place = board.said.borrow().len();
-        board.said.borrow_mut().push(None);
-        actix::spawn(async move {
-            loop {
-                board.say(place, words(&source.borrow_and_update()));
-                tokio::select! {
-                    changed = source.changed() => if changed.is_err() { return },
-                    () = board.tell.closed() => return,
-                }
-            }
-        });
-    }
-
-    fn say(&self, place: usize, words: Option<String>) {
-        let mut said = self.said.borrow_mut();
-        said[place] = words;
-        let all: Vec<&str> = said.iter().flatten().map(String::as_str).collect();
-        self.tell.send_replace((!all.is_empty()).then(|| all.join("; ")));
     }
 }
 

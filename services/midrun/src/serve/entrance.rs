@@ -9,6 +9,7 @@ use peer::Exchange;
 use serde_json::json;
 use telemetry::metrics::{OPEN_METRICS, PROMETHEUS, counted, exposition, wants_open_metrics};
 use tokio::sync::watch;
+use wire::Troubles;
 
 use crate::address::url_of;
 
@@ -26,7 +27,7 @@ impl Entrance {
     pub(super) fn open(
         listener: TcpListener,
         exchange: Exchange,
-        trouble: watch::Receiver<Option<String>>,
+        trouble: watch::Receiver<Troubles>,
         names: Vec<&'static str>,
     ) -> Result<Self, String> {
         let url = url_of(&listener)?;
@@ -54,6 +55,11 @@ impl Entrance {
         Ok(Self { url, exchange, server: handle })
     }
 
+    /// A part behind it was started anew.
+    pub(super) fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
     pub(super) async fn close(&self) {
         self.exchange.close_feeds();
         if tokio::time::timeout(LAST_ANSWERS, self.server.stop(true)).await.is_err() {
@@ -71,9 +77,11 @@ async fn metrics(request: HttpRequest) -> HttpResponse {
 }
 
 /// `GET /readyz`: the services here have all that they need.
-async fn ready(trouble: watch::Receiver<Option<String>>, names: Vec<&'static str>) -> HttpResponse {
-    match trouble.borrow().clone() {
-        None => HttpResponse::Ok().json(json!({ "ok": true, "services": names })),
-        Some(why) => HttpResponse::ServiceUnavailable().json(json!({ "error": why, "services": names })),
+async fn ready(trouble: watch::Receiver<Troubles>, names: Vec<&'static str>) -> HttpResponse {
+    let now = trouble.borrow().clone();
+    if now.list.is_empty() {
+        return HttpResponse::Ok().json(json!({ "ok": true, "services": names }));
     }
+    let body = json!({ "error": now.to_string(), "troubles": now.list, "services": names });
+    HttpResponse::ServiceUnavailable().json(body)
 }

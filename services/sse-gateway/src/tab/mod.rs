@@ -8,6 +8,7 @@
 //! | `job:ID` | those of `/api/jobs/ID/events` | the control plane's id |
 //! | `jobs` | `job.changed` `{job}` for each job that is created or changes its status, `jobs.missed` | none |
 //! | `terminal:ID` | those of `/api/terminals/ID/events` | `SEQ` |
+//! | `troubles` | `troubles` `{list: [{service, since, why}]}` at once and with each change: the services that cannot do their work, empty while all can | none |
 //! | `usage:RUN` | `usage` every two seconds: the run's processes, what they use, the GPUs | none |
 //!
 //! A frame's data is `{topic, event, id?, past?, data}`; `id` is its position in the topic. About a topic itself speak
@@ -28,6 +29,7 @@ mod job;
 mod run;
 mod terminal;
 mod topic;
+mod troubles;
 mod usage;
 
 use std::convert::Infallible;
@@ -94,13 +96,13 @@ struct Wanted {
 pub(crate) async fn open(edge: Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Failure> {
     let edge = edge.into_inner();
     let Query(Wanted { topics }) = Query::from_query(request.query_string()).map_err(|_| {
-        Failure::bad_request("name topics: ?topics=dev,run:ID,job:ID,jobs,terminal:ID,usage:RUN")
+        Failure::bad_request("name topics: ?topics=dev,run:ID,job:ID,jobs,terminal:ID,troubles,usage:RUN")
     })?;
     let mut wanted = Vec::new();
     for text in topics.split(',').filter(|text| !text.is_empty()) {
         let topic = Topic::parse(text).ok_or_else(|| {
             Failure::bad_request(format!(
-                "{text:?} is no topic: there are dev, run:ID, job:ID, jobs, terminal:ID and usage:RUN"
+                "{text:?} is no topic: there are dev, run:ID, job:ID, jobs, terminal:ID, troubles and usage:RUN"
             ))
         })?;
         if !wanted.contains(&topic) {
@@ -132,6 +134,7 @@ fn saying(edge: &std::sync::Arc<Edge>, topic: Topic, after: Option<String>) -> S
         Topic::Job(id) => Box::pin(job::say(edge, Some(id), after)),
         Topic::Jobs => Box::pin(job::say(edge, None, None)),
         Topic::Terminal(terminal) => Box::pin(terminal::say(edge, terminal, after.as_deref())),
+        Topic::Troubles => Box::pin(troubles::say(&edge)),
         Topic::Usage(run) => Box::pin(usage::say(edge, run)),
     }
 }

@@ -12,6 +12,7 @@ pub(crate) enum Topic {
     Run(RunId),
     Job(String),
     Jobs,
+    Troubles,
     Usage(RunId),
     Terminal(TerminalId),
 }
@@ -25,6 +26,7 @@ impl Topic {
         match text.split_once(':') {
             None if text == "dev" => Some(Self::Dev),
             None if text == "jobs" => Some(Self::Jobs),
+            None if text == "troubles" => Some(Self::Troubles),
             Some(("run", id)) => run(id).map(Self::Run),
             Some(("usage", id)) => run(id).map(Self::Usage),
             Some(("terminal", id)) => {
@@ -43,6 +45,7 @@ impl fmt::Display for Topic {
         match self {
             Self::Dev => f.write_str("dev"),
             Self::Jobs => f.write_str("jobs"),
+            Self::Troubles => f.write_str("troubles"),
             Self::Run(run) => write!(f, "run:{run}"),
             Self::Usage(run) => write!(f, "usage:{run}"),
             Self::Terminal(terminal) => write!(f, "terminal:{terminal}"),

@@ -14,10 +14,12 @@ import { TerminalPage } from "./pages/terminal.tsx";
 import { route, type Route } from "./router.ts";
 import { notice, say } from "./state/notice.ts";
 import { liveRuns, stopRun } from "./state/dev.ts";
+import { troubles } from "./state/troubles.ts";
 import { nextTheme, theme } from "./theme.ts";
 import { Banner, Button, Empty } from "./ui/parts.tsx";
 import { words } from "./net/ask.ts";
 import { shortId } from "./ui/format.ts";
+import { troubledSince, troubleWords } from "./ui/trouble-words.ts";
 
 const PAGES = [
   { page: "overview", path: "#/", name: "Overview", key: "o" },
@@ -118,8 +120,14 @@ function Head({ now }: { now: Route }) {
 
 const LINKS = { connecting: ["idle", "Connecting"], live: ["good", "Live"], away: ["bad", "Reconnecting"] } as const;
 
+function linkState() {
+  if (admission.value === "shut") return ["bad", "Shut out"] as const;
+  if (tab.link.value === "live" && troubles.value.length > 0) return ["bad", "Limited"] as const;
+  return LINKS[tab.link.value];
+}
+
 function LinkState() {
-  const [tone, text] = admission.value === "shut" ? (["bad", "Shut out"] as const) : LINKS[tab.link.value];
+  const [tone, text] = linkState();
   return <span class={`link ${tone}`} role="status" data-testid="link"><i />{text}</span>;
 }
 
@@ -136,6 +144,10 @@ function State() {
   }
   if (tab.link.value === "away") {
     return <Banner tone="warn">The server is away. Runs go on without it; this page goes on when it is back.</Banner>;
+  }
+  const since = troubledSince(troubles.value);
+  if (since !== null) {
+    return <Banner tone="warn"><span data-testid="troubles">{troubleWords(troubles.value)} Since {new Date(since).toLocaleTimeString()}. Runs go on meanwhile.</span></Banner>;
   }
   return null;
 }

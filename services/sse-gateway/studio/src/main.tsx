@@ -7,8 +7,10 @@ import "./theme.ts";
 import { App } from "./app.tsx";
 import { followAddress } from "./router.ts";
 import { followDev } from "./state/dev.ts";
+import { followTroubles } from "./state/troubles.ts";
 
 followAddress();
 followDev();
+followTroubles();
 const root = document.getElementById("studio");
 if (root) render(<App />, root);

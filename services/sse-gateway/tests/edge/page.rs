@@ -119,11 +119,14 @@ async fn health_needs_no_token_and_tells_no_secret() {
     assert!(body["error"].is_string());
     edge.registry.come_back();
     assert_eq!(edge.json(edge.http.get(edge.url("/readyz"))).await.0, 200);
-    edge.trouble.send_replace(Some("the disk is full".into()));
+    edge.trouble
+        .send_replace(wire::Troubles { list: vec![wire::Trouble::now("state folder", "it is full")] });
     let (status, body) = edge.json(edge.http.get(edge.url("/readyz"))).await;
-    assert_eq!((status, &body["error"]), (503, &"the disk is full".into()));
+    assert_eq!((status, &body["troubles"][0]["service"]), (503, &"state folder".into()));
+    let said = body["error"].as_str().expect("an error is text");
+    assert!(said.contains("state folder: it is full") && said.contains("since 20"), "{said}");
     assert_eq!(edge.json(edge.http.get(edge.url("/healthz"))).await.0, 200, "it is alive all the same");
-    edge.trouble.send_replace(None);
+    edge.trouble.send_replace(wire::Troubles::default());
     assert_eq!(edge.json(edge.http.get(edge.url("/readyz"))).await.0, 200);
 
     let answer = soon(edge.http.get(edge.url("/metrics")).send()).await.unwrap();

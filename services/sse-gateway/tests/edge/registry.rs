@@ -92,12 +92,12 @@ impl Registry {
 
     /// From now on nothing is delivered.
     pub(crate) fn go_away(&self) {
-        self.start.point_at_nobody();
-        self.stop.point_at_nobody();
-        self.list.point_at_nobody();
-        self.get.point_at_nobody();
-        self.read_log.point_at_nobody();
-        self.newest_inbox.point_at_nobody();
+        self.start.point_at_nobody("it is not running");
+        self.stop.point_at_nobody("it is not running");
+        self.list.point_at_nobody("it is not running");
+        self.get.point_at_nobody("it is not running");
+        self.read_log.point_at_nobody("it is not running");
+        self.newest_inbox.point_at_nobody("it is not running");
     }
 
     pub(crate) fn come_back(&self) {
@@ -113,7 +113,7 @@ impl Registry {
     pub(crate) fn peers(
         &self,
         control_plane: watch::Receiver<Option<ControlPlane>>,
-        trouble: watch::Receiver<Option<String>>,
+        trouble: watch::Receiver<wire::Troubles>,
     ) -> Peers {
         Peers {
             start: self.start.peer(),

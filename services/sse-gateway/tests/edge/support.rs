@@ -28,7 +28,7 @@ pub(crate) struct Edge {
     pub(crate) address: SocketAddr,
     pub(crate) registry: Registry,
     pub(crate) control_plane: watch::Sender<Option<ControlPlane>>,
-    pub(crate) trouble: watch::Sender<Option<String>>,
+    pub(crate) trouble: watch::Sender<wire::Troubles>,
     pub(crate) http: reqwest::Client,
 }
 
@@ -39,7 +39,7 @@ pub(crate) fn edge() -> Edge {
 pub(crate) fn edge_with(adjust: impl FnOnce(&mut Settings)) -> Edge {
     let registry = Registry::start_up();
     let control_plane = watch::Sender::new(None);
-    let trouble = watch::Sender::new(None);
+    let trouble = watch::Sender::new(wire::Troubles::default());
     let mut settings = Settings::new(Secret::new(TOKEN));
     settings.workers = 2;
     adjust(&mut settings);

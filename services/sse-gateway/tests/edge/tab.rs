@@ -163,3 +163,21 @@ async fn a_runs_processes_are_looked_at_while_somebody_watches() {
         assert!(event.data["data"]["processes"].is_array(), "{:?}", event.data);
     }
 }
+
+#[actix_web::test]
+async fn a_tab_is_told_which_service_is_away_and_when_it_is_back() {
+    let (edge, _stub) = setup();
+    let mut tab = tab(&edge, "troubles", "").await;
+    let mut next = async || {
+        let event = tab.next().await.unwrap();
+        assert_eq!((&event.data["topic"], &event.data["event"]), (&json!("troubles"), &json!("troubles")));
+        event.data["data"]["list"].clone()
+    };
+    assert_eq!(next().await, json!([]), "how it stands is told at once");
+    let away = wire::Trouble::now("train-registry", "it cannot be reached");
+    edge.trouble.send_replace(wire::Troubles { list: vec![away.clone()] });
+    let told = json!([{ "service": "train-registry", "since": away.since, "why": "it cannot be reached" }]);
+    assert_eq!(next().await, told);
+    edge.trouble.send_replace(wire::Troubles::default());
+    assert_eq!(next().await, json!([]));
+}

@@ -34,7 +34,7 @@ impl Lane {
     pub(super) async fn launch(&mut self) {
         let command = Midrun::new(&self.stage, [""; 0]).env(FOLDER, self.points.clone());
         let flags = ["--control-plane".to_owned(), self.proxy.url()];
-        let server = Server::launch(&command, &flags, self.topology).await;
+        let server = Server::launch(&command, &flags, self.topology, None).await;
         self.server = Some(Served { server, client: Client::new(([127, 0, 0, 1], NOBODY).into(), "") });
     }
 

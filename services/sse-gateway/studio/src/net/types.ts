@@ -161,6 +161,13 @@ export interface Usage {
     | null;
 }
 
+/** A service that cannot do its work. */
+export interface Trouble {
+  service: string;
+  since: string;
+  why: string;
+}
+
 export interface Terminal {
   id: string;
   name: string | null;
