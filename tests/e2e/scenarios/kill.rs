@@ -9,7 +9,7 @@ use testkit::kill::{Injection, Lane, Lender, plan};
 /// Projects that are killed beside each other.
 const LANES: usize = 3;
 /// In one process enough for every place with every victim, and for most with several outages of the control plane;
-/// in six for every place with every victim.
+/// in six for every place twice, with other victims.
 const fn injections(topology: Topology) -> usize {
     match topology {
         Topology::One => 300,

@@ -306,14 +306,20 @@ impl Random {
 }
 
 /// `count` injections: every place with everybody who is there to be killed, again and again with other outages, in
-/// an order that `seed` decides. A server of several processes is killed as a whole as often as in part.
+/// an order that `seed` decides. A server of several processes is killed as a whole as often as in part, and who dies at
+/// a place is chosen anew in each round of all places.
 pub fn plan(seed: u64, count: usize, topology: Topology) -> Vec<Injection> {
     let mut random = Random::of(seed);
     let mut injections = Vec::new();
     let everything = places().flat_map(|point| victims(point).iter().map(move |who| (point, *who)));
     let everything: Vec<_> = everything.collect();
     while injections.len() < count {
-        let mut round: Vec<_> = everything.clone();
+        let mut round: Vec<_> = match topology {
+            Topology::One => everything.clone(),
+            Topology::Six => {
+                Point::ALL.iter().map(|point| (*point, random.choose(victims(*point)))).collect()
+            }
+        };
         while !round.is_empty() && injections.len() < count {
             let left = u64::try_from(round.len()).expect("a count fits");
             let next = usize::try_from(random.next() % left).expect("it is below a count");
