@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::HttpRequest;
 use peer::{Feed, Peer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use wire::cancel::Outstanding;
@@ -13,7 +12,7 @@ use wire::terminal::{
     CloseTerminal, GetTerminal, ListTerminals, OpenTerminal, ReadTerminal, ResizeTerminal, RunCommand,
     TypeInto,
 };
-use wire::{ControlPlane, Secret, TraceContext, Troubles};
+use wire::{ControlPlane, Secret, Troubles};
 
 use crate::dev_events::Frames;
 use crate::failure::Failure;
@@ -171,45 +170,5 @@ impl Drop for Ticket {
     }
 }
 
-/// The trace that `request` says it belongs to, if what it says has the form of one: it goes on into logs and into
-/// the runner's environment.
-pub(crate) fn trace(request: &HttpRequest) -> TraceContext {
-    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let parent = header("traceparent").filter(|text| is_traceparent(text));
-    let state = header("tracestate").filter(|text| parent.is_some() && text.len() <= LONGEST_STATE);
-    TraceContext { traceparent: parent.map(str::to_owned), tracestate: state.map(str::to_owned) }
-}
-
-/// What every vendor must be able to carry, characters.
-const LONGEST_STATE: usize = 512;
-
-/// `00-TRACEID-SPANID-FLAGS`, lower-case hex.
-fn is_traceparent(text: &str) -> bool {
-    let lengths = text.split('-').map(str::len);
-    let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-');
-    lengths.eq([2, 32, 16, 2]) && text.bytes().all(hex)
-}
-
 /// How long a plain request to another part may take.
 pub(crate) const BUDGET: Duration = Duration::from_secs(10);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use actix_web::test::TestRequest;
-
-    #[test]
-    fn only_what_has_the_form_of_a_trace_is_one() {
-        let seen = |parent: &str| {
-            let request = TestRequest::get().insert_header(("traceparent", parent));
-            trace(&request.insert_header(("tracestate", "a=1")).to_http_request())
-        };
-        let fine = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let state = Some("a=1".to_owned());
-        assert_eq!(seen(fine), TraceContext { traceparent: Some(fine.to_owned()), tracestate: state });
-        for odd in ["", "x", &fine.to_uppercase(), &fine[1..], &format!("{fine}-00"), &fine.replace('a', "$")]
-        {
-            assert_eq!(seen(odd), TraceContext::default(), "{odd}");
-        }
-    }
-}

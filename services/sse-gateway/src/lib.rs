@@ -34,6 +34,7 @@ mod stopper;
 mod tab;
 mod terminal_events;
 mod terminals;
+mod traced;
 mod train;
 mod upstream;
 

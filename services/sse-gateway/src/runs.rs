@@ -14,8 +14,9 @@ use wire::run::{GetRun, ListRuns, Newest, NewestBuild, Owner, RunRefusal, StartR
 use wire::{DevEvent, Run, RunId, RunStatus, StopMode};
 
 use crate::body;
-use crate::edge::{BUDGET, Edge, trace};
+use crate::edge::{BUDGET, Edge};
 use crate::failure::Failure;
+use crate::traced::trace;
 use crate::train::{START_BUDGET, name_run};
 
 /// The run that a path names.

@@ -26,7 +26,7 @@ use crate::lifecycle::Lifecycle;
 use crate::settings::{Limits, Settings, SettingsError};
 use crate::{
     admission, broadcast, dev_events, health, page, run_events, runs, stopper, tab, terminal_events,
-    terminals, train, upstream,
+    terminals, traced, train, upstream,
 };
 
 /// The HTTP edge, ready to serve.
@@ -140,6 +140,7 @@ fn routes(app: &mut ServiceConfig) {
         .service(at("/metrics").get(health::metrics))
         .service(
             web::scope("/api")
+                .wrap(from_fn(traced::traced))
                 .wrap(from_fn(admission::authorize))
                 .service(at("/manifest").get(runs::manifest))
                 .service(at("/dev/events").get(dev_events::open))

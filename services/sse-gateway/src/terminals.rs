@@ -16,8 +16,9 @@ use wire::terminal::{
 use wire::{CommandId, TerminalId};
 
 use crate::body;
-use crate::edge::{BUDGET, Edge, trace};
+use crate::edge::{BUDGET, Edge};
 use crate::failure::Failure;
+use crate::traced::trace;
 
 /// How long a session may take to open.
 const OPEN_BUDGET: Duration = Duration::from_secs(45);

@@ -21,11 +21,12 @@ use wire::run::{GetRun, Owner, ReadLog, StartRun};
 use wire::{Run, TraceContext};
 
 use crate::body;
-use crate::edge::{Edge, Ticket, trace};
+use crate::edge::{Edge, Ticket};
 use crate::failure::Failure;
 use crate::log_reader::LogReader;
 use crate::metrics::Kind;
 use crate::stopper::Order;
+use crate::traced::trace;
 
 #[derive(Debug, Deserialize)]
 struct Wanted {

@@ -22,9 +22,10 @@ use wire::{ControlPlane, TraceContext};
 
 use crate::body;
 use crate::dev_events::{LAST_EVENT_ID, event_stream};
-use crate::edge::{Edge, Ticket, trace};
+use crate::edge::{Edge, Ticket};
 use crate::failure::Failure;
 use crate::metrics::Kind;
+use crate::traced::trace;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// The longest answer that is looked into before it is passed on, bytes.

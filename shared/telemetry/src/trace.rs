@@ -95,10 +95,26 @@ impl Service {
         self.span(name, parent, began)
     }
 
+    /// A request that came over HTTP and begins now, named by its method and route; below `parent`, if the client sent one.
+    pub fn request(self, method: &str, route: &str, parent: &TraceContext) -> Span {
+        if !is_on() {
+            return Span::passing(parent);
+        }
+        let name = SpanBuilder::from_name(format!("{method} {route}"));
+        let mut span = self.build(name.with_kind(SpanKind::Server), parent, SystemTime::now());
+        span.set("http.request.method", method.to_owned());
+        span.set("http.route", route.to_owned());
+        span
+    }
+
     fn span(self, name: &'static str, parent: &TraceContext, began: SystemTime) -> Span {
+        self.build(SpanBuilder::from_name(name).with_kind(SpanKind::Internal), parent, began)
+    }
+
+    fn build(self, builder: SpanBuilder, parent: &TraceContext, began: SystemTime) -> Span {
         let Some(tracer) = self.tracer() else { return Span::passing(parent) };
         let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Carried(parent));
-        let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Internal).with_start_time(began);
+        let builder = builder.with_start_time(began);
         Span { state: State::Made(Box::new(tracer.build_with_context(builder, &parent))) }
     }
 
@@ -158,6 +174,17 @@ impl Span {
         if let State::Made(span) = &mut self.state {
             span.set_attribute(KeyValue::new("error.type", kind));
             span.set_status(Status::error(why.to_owned()));
+        }
+    }
+
+    /// The request was answered. What the client did wrong is no failure of the server.
+    pub fn answered(&mut self, status: u16) {
+        if let State::Made(span) = &mut self.state {
+            span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
+            if status >= 500 {
+                span.set_attribute(KeyValue::new("error.type", status.to_string()));
+                span.set_status(Status::error(""));
+            }
         }
     }
 

@@ -277,6 +277,33 @@ async fn the_standard_variables_mean_what_they_mean() {
 }
 
 #[tokio::test]
+async fn what_a_client_asks_for_stands_in_its_trace() {
+    let stage = Stage::ticker(&Ticker::default());
+    let collector = Collector::start().await;
+    let (dev, mut events) = started(&stage, &collector).await;
+    let (trace, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    let asked = |body| {
+        let traceparent = format!("00-{trace}-{parent}-01");
+        dev.client.ask("POST", "/api/runs").json(&body).header("traceparent", &traceparent)
+    };
+    let refused = asked(json!({ "file": "../elsewhere.ts" })).send().await;
+    assert_eq!(refused.status, 400);
+    let run = asked(json!({})).send().await.expect(201).json()["run"]["id"].clone();
+    status(&mut events, run.as_str().expect("it has an id"), "running").await;
+    let answered =
+        |spans: &[Collected]| spans.iter().filter(|span| span.name == "POST /api/runs").count() == 2;
+    let spans = collector.trace("two requests", trace, answered).await;
+    for (span, code) in spans.iter().filter(|span| span.name == "POST /api/runs").zip(["400", "201"]) {
+        let said =
+            ["http.request.method", "http.route", "http.response.status_code"].map(|key| span.text(key));
+        assert_eq!(said, ["POST", "/api/runs", code], "{span:?}");
+        assert_eq!((span.parent.as_str(), span.service.as_str()), (parent, "sse-gateway"), "{span:?}");
+        assert!(!span.failed, "what a client asks for wrongly is no failure of the server: {span:?}");
+    }
+    dev.finish().await;
+}
+
+#[tokio::test]
 async fn off_is_off_whatever_else_is_said() {
     let collector = Collector::start().await;
     for (name, value) in [

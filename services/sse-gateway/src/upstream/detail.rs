@@ -5,8 +5,9 @@ use actix_web::{HttpRequest, HttpResponse};
 use reqwest::Method;
 
 use super::{Ask, job_id, own_query, pass};
-use crate::edge::{Edge, trace};
+use crate::edge::Edge;
 use crate::failure::Failure;
+use crate::traced::trace;
 
 async fn get(edge: Data<Edge>, request: &HttpRequest, path: &[&str]) -> Result<HttpResponse, Failure> {
     let ask = Ask {
