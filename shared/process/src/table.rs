@@ -155,7 +155,7 @@ fn settled_environment(pid: u32) -> io::Result<Vec<u8>> {
 }
 
 /// How often to look again, at most, and how often when everything says that the environment is simply empty.
-const EXEC_LOOKS: usize = 20;
+const EXEC_LOOKS: usize = 100;
 const EMPTY_LOOKS: usize = 4;
 const EXEC_PAUSE: Duration = Duration::from_millis(1);
 
@@ -174,16 +174,20 @@ fn environment(pid: u32) -> io::Result<Vec<u8>> {
 }
 
 /// Whether `pid`, whose environment looks empty, may be about to have one. The environment's start and end, fields 50
-/// and 51, are 0 early in `exec`, and the same late in `exec` or when it is empty. One that is exiting has none any more, and the
-/// kernel's own threads never have one.
+/// and 51, are 0 early in `exec`, and the same late in `exec` or when it is empty. One that waits for something is not in
+/// `exec`; one that could run may be kept from it by others. One that is exiting has none any more, and the kernel's own
+/// threads never have one.
 fn may_be_in_exec(pid: u32, look: usize) -> bool {
     const EXITING_OR_KERNEL: u64 = 0x4 | 0x0020_0000;
     let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else { return false };
     let Some(fields) = fields(&stat) else { return false };
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    let may_be_kept_from_it = matches!(fields.first(), Some(&("R" | "D")));
     match (field(9), field(50), field(51)) {
         (Some(flags), _, _) if flags & EXITING_OR_KERNEL != 0 => false,
-        (_, Some(start), Some(end)) if start == end && start != 0 => look + 1 < EMPTY_LOOKS,
+        (_, Some(start), Some(end)) if start == end && start != 0 => {
+            may_be_kept_from_it || look + 1 < EMPTY_LOOKS
+        }
         _ => true,
     }
 }
