@@ -20,9 +20,9 @@
 //! Terminals are no trainings: when the server stops, they end ([`Handle::shutdown`]). When it is killed, they live on
 //! until the next one takes them up, or until their hosts have waited for one for too long.
 
-mod host;
 mod log;
 mod registry;
+mod remains;
 mod session;
 mod settings;
 mod shell;

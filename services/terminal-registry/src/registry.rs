@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext as _, Context, Handler, WrapFuture as _};
 use failpoint::Point;
+use hosting::{Answer, Link, Place, Started, Told};
 use peer::{Envelope, Inbox};
 use supervise::{Answering, Life, Part, Policy};
 use tokio::sync::{oneshot, watch};
@@ -21,10 +22,9 @@ use wire::terminal::{
 };
 use wire::{CommandId, TerminalId, Trouble};
 
-use crate::host::{self, Answer, Link, Place, Told};
 use crate::session::Session;
 use crate::settings::Settings;
-use crate::{log, shell};
+use crate::{log, remains, shell};
 
 /// Requests of each kind that may be under way.
 const INBOX: usize = 256;
@@ -191,7 +191,10 @@ impl Core {
     }
 
     fn place(&self, id: &TerminalId) -> Place {
-        Place::of(&self.settings, id)
+        Place::new(
+            self.settings.terminals_dir.join(id.as_str()),
+            self.settings.socket_dir.join(format!("{id}.sock")),
+        )
     }
 
     /// Takes up the sessions of an earlier server.
@@ -219,13 +222,16 @@ impl Core {
         let (live, seen) = (session.is_live(), life.last().map_or(0, |record| record.seq));
         self.sessions.borrow_mut().insert(id.clone(), session);
         if live {
-            match host::find_again(&place).await {
+            match place.reconnect().await {
                 Some(stream) => self.linked(&id, stream, seen),
                 None => {
                     for record in place.life(seen).unwrap_or_default() {
                         self.told(&id, Told::Record(record));
                     }
-                    self.told(&id, Told::Lost);
+                    self.told(
+                        &id,
+                        Told::Lost { why: "its host ended while no server was there to see it".to_owned() },
+                    );
                 }
             }
         }
@@ -243,9 +249,9 @@ impl Core {
         let old: Vec<_> = ended.into_iter().skip(KEPT_ENDED).map(|(id, _)| id.clone()).collect();
         for id in old {
             sessions.remove(&id);
-            let folder = self.place(&id).folder;
+            let folder = self.place(&id).dir().to_owned();
             self.life.spawn(async move {
-                let _ = tokio::task::spawn_blocking(move || host::remove(&folder)).await;
+                let _ = tokio::task::spawn_blocking(move || remains::remove(&folder)).await;
             });
         }
     }
@@ -254,7 +260,7 @@ impl Core {
     fn linked(self: &Rc<Self>, id: &TerminalId, stream: tokio::net::UnixStream, after: u64) {
         let (core, told) = (Rc::clone(self), id.clone());
         let link =
-            host::follow(&self.life, self.place(id), (stream, after), move |what| core.told(&told, what));
+            Link::follow(&self.life, self.place(id), stream, after, move |what| core.told(&told, what));
         self.links.borrow_mut().insert(id.clone(), link);
         // It was closed while it was being started.
         let closing = self.with(id, |session| session.view().clone());
@@ -283,18 +289,18 @@ impl Core {
                     self.links.borrow_mut().remove(id);
                 }
             }
-            Told::Lost => self.lost(id.clone()),
+            Told::Lost { why } => self.lost(id.clone(), why),
         }
         self.changed.send_replace(());
     }
 
     /// The host is gone without a word: its shell died with it, and what else it left is killed.
-    fn lost(self: &Rc<Self>, id: TerminalId) {
+    fn lost(self: &Rc<Self>, id: TerminalId, why: String) {
         self.links.borrow_mut().remove(&id);
-        self.with(&id, |session| session.lost("its host ended without a word".to_owned(), wire::now()));
+        self.with(&id, |session| session.lost(why, wire::now()));
         let (core, grace) = (Rc::clone(self), self.settings.kill_grace);
         self.life.spawn(async move {
-            if let Some(what) = host::clean_up(id.clone(), grace).await {
+            if let Some(what) = remains::clean_up(id.clone(), grace).await {
                 tracing::warn!(terminal = %id, what, "the host of a terminal is gone");
             }
             core.changed.send_replace(());
@@ -302,7 +308,7 @@ impl Core {
     }
 
     fn view(&self, id: &TerminalId) -> Result<Terminal, TerminalRefusal> {
-        let newest = self.links.borrow().get(id).map(|link| *link.newest.borrow());
+        let newest = self.links.borrow().get(id).map(|link| *link.newest().borrow());
         let view = self.with(id, |session| session.view().clone());
         let view = view.ok_or_else(|| TerminalRefusal::NotFound { terminal: id.clone() })?;
         Ok(Terminal { newest_seq: view.newest_seq.max(newest.unwrap_or(0)), ..view })
@@ -332,8 +338,8 @@ impl Core {
         }
         let session = Session::new(id.clone(), &spec, wire::now());
         self.sessions.borrow_mut().insert(id.clone(), session);
-        match host::start(&self.settings, &self.place(&id), spec).await {
-            Ok(stream) => self.linked(&id, stream, 0),
+        match self.place(&id).start(&self.settings.host_command, &spec, None).await {
+            Ok(Started { stream, .. }) => self.linked(&id, stream, 0),
             Err(why) => {
                 self.with(&id, |session| session.lost(why.clone(), wire::now()));
                 return Err(TerminalRefusal::NotStarted { why });
@@ -357,10 +363,14 @@ impl Core {
             let why = format!("the name is longer than {LONGEST_NAME} characters");
             return Err(TerminalRefusal::Nonsense { why });
         }
-        let socket = self.place(&id).socket.into_os_string().into_string();
-        let socket = socket.map_err(|path| TerminalRefusal::NotStarted {
-            why: format!("{} is not UTF-8; set XDG_RUNTIME_DIR to another folder", path.display()),
-        })?;
+        let place = self.place(&id);
+        let socket =
+            place.socket().to_str().map(str::to_owned).ok_or_else(|| TerminalRefusal::NotStarted {
+                why: format!(
+                    "{} is not UTF-8; set XDG_RUNTIME_DIR to another folder",
+                    place.socket().display()
+                ),
+            })?;
         Ok(Spec {
             run: id.as_str().into(),
             command: vec![shell::resolve(ask.shell.as_deref().or(settings.shell.as_deref()))?],
@@ -546,7 +556,7 @@ impl Core {
             (!pending).then_some(view)
         };
         self.wait_until(SPAWN_LIMIT, started).await.unwrap_or_else(|| self.view(&ask.terminal))?;
-        let newest = self.links.borrow().get(&ask.terminal).map(|link| link.newest.clone());
+        let newest = self.links.borrow().get(&ask.terminal).map(Link::newest);
         log::read(self.place(&ask.terminal).log(), newest, ask).await
     }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use failpoint::Point;
+use hosting::Place;
 use process::{Launch, Spawner};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
@@ -37,10 +38,10 @@ pub(crate) async fn launch(
     plan: &Plan,
     control_plane: Option<ControlPlane>,
 ) -> Result<UnixStream, String> {
-    let dir = settings.runs_dir.join(plan.run.as_str());
-    let socket = socket_of(settings, &plan.run);
-    let spec = spec(settings, plan, &dir, &socket, control_plane.as_ref())?;
-    let (folder, sockets) = (dir.clone(), settings.socket_dir.clone());
+    let place = place(settings, &plan.run);
+    let (dir, socket) = (place.dir(), place.socket());
+    let spec = spec(settings, plan, dir, socket, control_plane.as_ref())?;
+    let (folder, sockets) = (dir.to_owned(), settings.socket_dir.clone());
     let host_log = tokio::task::spawn_blocking(move || prepare(&folder, &sockets, &spec, control_plane))
         .await
         .map_err(|panic| panic.to_string())?
@@ -50,7 +51,7 @@ pub(crate) async fn launch(
     let command = Launch::new(program)
         .args(args)
         .arg("--dir")
-        .arg(&dir)
+        .arg(dir)
         .env_remove(RUN_ID)
         .env_remove(RUN_DIR)
         .detached()
@@ -60,7 +61,7 @@ pub(crate) async fn launch(
     failpoint::reach(Point::HostSpawned);
     let until = Instant::now() + LISTEN_LIMIT;
     loop {
-        match UnixStream::connect(&socket).await {
+        match UnixStream::connect(socket).await {
             Ok(stream) => {
                 failpoint::reach(Point::HostConnected);
                 return Ok(stream);
@@ -73,7 +74,7 @@ pub(crate) async fn launch(
                 if let Err(error) = host.end(END_GRACE).await {
                     tracing::warn!(run = %plan.run, %error, "how its run-host ended is not known");
                 }
-                return Err(host_did_not_listen(&dir, &error).await);
+                return Err(host_did_not_listen(dir, &error).await);
             }
         }
     }
@@ -95,15 +96,14 @@ pub(crate) enum Found {
 /// # Errors
 /// When the run's folder cannot be used, so that nothing is known.
 pub(crate) async fn reconnect(settings: &Settings, run: &RunId) -> std::io::Result<Found> {
-    let socket = socket_of(settings, run);
-    let dir = settings.runs_dir.join(run.as_str());
+    let place = place(settings, run);
     let until = Instant::now() + LISTEN_LIMIT;
     loop {
-        if let Ok(stream) = UnixStream::connect(&socket).await {
+        if let Ok(stream) = UnixStream::connect(place.socket()).await {
             failpoint::reach(Point::Reconnected);
             return Ok(Found::Host(stream));
         }
-        match claimant(&dir)? {
+        match claimant(place.dir())? {
             // A host that lives but does not listen is about to, or has just ended its run.
             Claimant::Host(host) if host.is_alive() && Instant::now() < until => {
                 tokio::time::sleep(LISTEN_PAUSE).await;
@@ -172,8 +172,9 @@ pub(crate) fn forget_credentials(folder: &Path) {
     }
 }
 
-fn socket_of(settings: &Settings, run: &RunId) -> PathBuf {
-    settings.socket_dir.join(format!("{run}.sock"))
+/// Where the host of a run is.
+pub(crate) fn place(settings: &Settings, run: &RunId) -> Place {
+    Place::new(settings.runs_dir.join(run.as_str()), settings.socket_dir.join(format!("{run}.sock")))
 }
 
 async fn host_did_not_listen(dir: &Path, error: &std::io::Error) -> String {

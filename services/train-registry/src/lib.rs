@@ -44,7 +44,6 @@ mod dispatch;
 mod entry;
 mod fleet;
 mod launch;
-mod link;
 mod log;
 mod origin;
 mod reaper;

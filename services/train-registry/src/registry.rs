@@ -2,12 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use actix::{Actor, Addr, AsyncContext as _, Context, Handler, WrapFuture as _};
 use failpoint::Point;
+use hosting::{Answer, Link, Place, Told};
 use peer::{Envelope, Feed, FeedSeat, FeedWriter, Inbox, Peer, Start};
 use supervise::{Answering, Life, Part, Policy};
 use tokio::net::UnixStream;
@@ -29,7 +29,6 @@ use wire::{
 use crate::account::{Account, Kind, Signal};
 use crate::fleet::{Effect, Fleet, Wish};
 use crate::launch::Found;
-use crate::link::{Link, Told, follow};
 use crate::log::LogAt;
 use crate::reaper::Scope;
 use crate::run_state::{Moment, Plan};
@@ -286,10 +285,10 @@ impl Core {
     async fn take_up(self: &Rc<Self>, saved: Saved) {
         failpoint::reach(Point::TakingUp);
         let run = saved.run.clone();
-        let path = self.log_path(&run);
-        let log = tokio::task::spawn_blocking(move || runlog::Follower::open(&path, 0)?.rest()).await;
+        let place = self.place(&run);
+        let log = tokio::task::spawn_blocking(move || place.life(0)).await;
         let log = log.unwrap_or_else(|panic| Err(std::io::Error::other(panic))).unwrap_or_default();
-        let control_plane = launch::credentials(&self.settings.runs_dir.join(run.as_str()));
+        let control_plane = launch::credentials(self.place(&run).dir());
         self.control_planes.borrow_mut().extend(control_plane.map(|known| (run.clone(), known)));
         failpoint::reach(Point::LogReplayed);
         let effects = self.fleet.borrow_mut().restore(saved, &log, now());
@@ -317,8 +316,8 @@ impl Core {
 
     /// The host of a run of an earlier server is not there. It may have written the end before it went.
     async fn gone(self: &Rc<Self>, run: &RunId, seen: u64, why: &str) {
-        let path = self.log_path(run);
-        let rest = tokio::task::spawn_blocking(move || runlog::Follower::open(&path, seen)?.rest());
+        let place = self.place(run);
+        let rest = tokio::task::spawn_blocking(move || place.life(seen));
         let rest = rest.await.ok().and_then(Result::ok).unwrap_or_default();
         for record in rest {
             self.told(run, Told::Record(record));
@@ -419,8 +418,8 @@ impl Core {
                         traceparent: trace.traceparent,
                         why,
                     };
-                    if let Err(why) = self.send(&run, request) {
-                        self.told(&run, Told::Refused { id, why: why.to_owned() });
+                    if let Err(answer) = self.send(&run, request) {
+                        self.told(&run, Told::Answer { id, answer });
                     }
                 }
                 Effect::EarlyStop { run, why, trace } => self.early_stop(run, why, trace),
@@ -446,8 +445,9 @@ impl Core {
         id
     }
 
-    fn send(&self, run: &RunId, request: HostRequest) -> Result<(), &'static str> {
-        self.links.borrow().get(run).ok_or("its host is gone")?.send(request)
+    fn send(&self, run: &RunId, request: HostRequest) -> Result<(), Answer> {
+        let links = self.links.borrow();
+        links.get(run).ok_or_else(|| Answer::Refused("its host is gone".to_owned()))?.send(request)
     }
 
     fn stop(&self, run: &RunId, mode: StopMode, why: String, trace: &TraceContext) {
@@ -459,8 +459,8 @@ impl Core {
         let signal = Signal { id, run, pid: self.pid(run), kind, signal, why: &why, content_hash: None };
         let traceparent = self.account.asked(&signal, trace).traceparent;
         let request = HostRequest::Stop { id, mode, traceparent, why };
-        if let Err(why) = self.send(run, request) {
-            self.account.refused(id, why);
+        if let Err(Answer::Refused(why) | Answer::Busy(why)) = self.send(run, request) {
+            self.account.refused(id, &why);
         }
     }
 
@@ -556,7 +556,7 @@ impl Core {
     /// A run that is over has no use for its credentials any more.
     fn forget_credentials(&self, run: &RunId) {
         if self.fleet.borrow().is_over(run) {
-            let folder = self.settings.runs_dir.join(run.as_str());
+            let folder = self.place(run).dir().to_owned();
             tokio::task::spawn_blocking(move || launch::forget_credentials(&folder));
         }
     }
@@ -618,9 +618,9 @@ impl Core {
 
     /// Follows the host behind `stream`, from the record after `after` on.
     fn linked(self: &Rc<Self>, run: &RunId, stream: UnixStream, after: u64) {
-        let core = Rc::clone(self);
-        let tell = async move |run: RunId, told: Told| core.told(&run, told);
-        let link = follow(&self.life, run.clone(), stream, (self.log_path(run), after), tell);
+        let (core, told) = (Rc::clone(self), run.clone());
+        let link =
+            Link::follow(&self.life, self.place(run), stream, after, move |what| core.told(&told, what));
         self.links.borrow_mut().insert(run.clone(), link);
         let killed = self.kill_when_linked.borrow_mut().remove(run);
         if let Some(why) = killed {
@@ -629,20 +629,20 @@ impl Core {
         self.changed.send_replace(());
     }
 
-    fn log_path(&self, run: &RunId) -> PathBuf {
-        self.settings.runs_dir.join(run.as_str()).join("events.jsonl")
+    fn place(&self, run: &RunId) -> Place {
+        launch::place(&self.settings, run)
     }
 
     fn told(self: &Rc<Self>, run: &RunId, told: Told) {
         passed(&told);
         let effects = match told {
             Told::Record(record) => self.recorded(run, &record),
-            Told::Done { id } => {
+            Told::Answer { id, answer: Answer::Done } => {
                 self.swaps.borrow_mut().remove(&id);
                 self.account.done(id);
                 Vec::new()
             }
-            Told::Refused { id, why } => {
+            Told::Answer { id, answer: Answer::Refused(why) | Answer::Busy(why) } => {
                 let swap = self.swaps.borrow_mut().remove(&id);
                 self.account.refused(id, &why);
                 match swap {
@@ -653,7 +653,7 @@ impl Core {
             Told::Lost { why } => {
                 self.account.over(run);
                 let core = Rc::clone(self);
-                let folder = self.settings.runs_dir.join(run.as_str());
+                let folder = self.place(run).dir().to_owned();
                 self.life.spawn(async move {
                     // A host that is killed lets go of its socket a moment before it is gone.
                     launch::host_gone(&folder).await;
@@ -756,8 +756,8 @@ impl Core {
         if !RunId::is_well_formed(run.as_str()) {
             return None;
         }
-        let path = self.log_path(run);
-        let newest = self.links.borrow().get(run).map(|link| link.newest.clone());
+        let path = self.place(run).log();
+        let newest = self.links.borrow().get(run).map(Link::newest);
         (newest.is_some() || path.exists()).then_some(LogAt { path, newest })
     }
 

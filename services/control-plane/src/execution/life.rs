@@ -77,7 +77,7 @@ pub(super) async fn begin(
         Err(why) => return Ok(Err(why)),
     };
     patiently(core, || core.store.begin_life(job.ord, &life)).await?;
-    let started = place.start(&core.settings.hosts.command, &spec, &core.job_marker(&job.id)).await;
+    let started = place.start(&core.settings.hosts.command, &spec, Some(&core.job_marker(&job.id))).await;
     Ok(started.map(|started| (life, started)).map_err(|why| format!("the executor cannot be hosted: {why}")))
 }
 
