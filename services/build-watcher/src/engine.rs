@@ -203,7 +203,6 @@ impl Engine {
             .entries
             .entry(path)
             .or_insert_with_key(|path| Entry::new(&self.root, path.clone(), self.timing, seen_now()));
-        entry.watchers += 1;
         if entry.was_built && entry.waiting.is_empty() {
             let _ = reply.send(Ok(()));
         } else {
@@ -212,14 +211,10 @@ impl Engine {
     }
 
     fn unwatch(&mut self, path: &EntryPath) {
-        let Some(entry) = self.entries.get_mut(path) else { return };
-        entry.watchers = entry.watchers.saturating_sub(1);
-        if entry.watchers == 0 {
-            entry.waiting.drain(..).for_each(|reply| drop(reply.send(Ok(()))));
-            self.entries.remove(path);
-            self.feed.forget(path.as_str());
-            self.watches.stale = true;
-        }
+        let Some(entry) = self.entries.remove(path) else { return };
+        entry.waiting.into_iter().for_each(|reply| drop(reply.send(Ok(()))));
+        self.feed.forget(path.as_str());
+        self.watches.stale = true;
     }
 
     fn publish(&mut self, path: &EntryPath) {
@@ -294,15 +289,13 @@ impl Engine {
         }
     }
 
-    /// Those who asked to watch an entry learn that it is not watched.
+    /// Those who asked to watch an entry learn that it is not watched yet.
     fn refuse_waiting(&mut self, text: &str) {
         for entry in self.entries.values_mut().filter(|entry| entry.was_built) {
             for reply in entry.waiting.drain(..) {
-                entry.watchers -= 1;
                 let _ = reply.send(Err(WatchRefusal::CannotWatch { message: text.to_owned() }));
             }
         }
-        self.entries.retain(|_, entry| entry.watchers > 0);
     }
 
     fn wanted(&mut self) -> Wanted {

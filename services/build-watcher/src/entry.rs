@@ -64,8 +64,6 @@ pub(crate) struct Entry {
     pub(crate) path: EntryPath,
     /// The same with the links in its folder resolved, as changes name it.
     pub(crate) real: PathBuf,
-    /// How many watch it.
-    pub(crate) watchers: u32,
     /// Those who wait for the first build.
     pub(crate) waiting: Vec<oneshot::Sender<Result<(), WatchRefusal>>>,
     /// The first build has ended.
@@ -92,7 +90,6 @@ impl Entry {
             root: root.to_owned(),
             bundler: EntryBundler::new(root.to_owned(), real.clone()),
             path,
-            watchers: 0,
             waiting: Vec::new(),
             was_built: false,
             told: None,

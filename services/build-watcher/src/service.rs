@@ -371,6 +371,21 @@ mod tests {
         assert_eq!(failure.message, message);
     }
 
+    #[actix_rt::test]
+    async fn an_entry_that_was_refused_is_watched_as_soon_as_it_can_be() {
+        let (_dir, root, entry) = project();
+        let limit = Arc::new(AtomicUsize::new(1));
+        let handle = start_limited(&root, &limit);
+        let mut reader = handle.feed.read(Start::Snapshot);
+        handle.watch.peer().ask(Watch { entry: entry.clone() }).await.expect_err("it cannot be watched");
+        while !matches!(next(&mut reader).await, BuildOutcome::Failed(_)) {}
+        limit.store(usize::MAX, Ordering::Relaxed);
+        assert!(matches!(next(&mut reader).await, BuildOutcome::Built(_)), "the trouble is over");
+        fs::write(entry.as_str(), "export const a = 'second';\n").unwrap();
+        let BuildOutcome::Built(artifact) = next(&mut reader).await else { panic!("it is good") };
+        assert!(fs::read_to_string(artifact.path).unwrap().contains("second"));
+    }
+
     /// Runs `edit` between the first build and the first watch of the entry's folder.
     fn start_with_an_edit_before_the_watch(
         root: &Path,

@@ -29,8 +29,8 @@ pub(crate) use peer::sse::Event;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long a plain request may take.
 const ANSWER: Duration = Duration::from_secs(30);
-/// How long the start of a run may take: the server may have to build first, and gives itself a minute.
-const START: Duration = Duration::from_secs(75);
+/// How long the start of a run may take: the server may have to build first, and gives itself 100 s.
+const START: Duration = Duration::from_secs(110);
 /// The longest answer that is read, bytes.
 const LONGEST_ANSWER: usize = 32 * 1024 * 1024;
 

@@ -5,14 +5,16 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use peer::{Feed, Peer, Start};
+use peer::{AskError, Feed, Peer, Start};
 use tokio::sync::watch;
 use wire::build::Watch;
 use wire::event::DevEvent;
-use wire::{EntryPath, Secret};
+use wire::{EntryPath, Secret, TraceContext};
 
 use crate::project::{Project, socket_dir};
 
+/// How long the project's first build may take before that is said.
+const FIRST_BUILD_LIMIT: Duration = Duration::from_secs(30);
 /// How long nothing must have happened before memory is given back.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -46,9 +48,11 @@ pub(crate) fn watcher(project: &Project, state_dir: &Path) -> Result<build_watch
 async fn watch(peer: Peer<Watch>, mut lives: watch::Receiver<Option<String>>, entry: EntryPath) {
     loop {
         lives.mark_unchanged();
-        // That it cannot be watched is an event that everyone sees.
-        if let Err(error) = peer.ask(Watch { entry: entry.clone() }).await {
-            tracing::warn!(%error, "the project is not watched");
+        let asked = Watch { entry: entry.clone() };
+        match peer.ask_within(asked, TraceContext::default(), FIRST_BUILD_LIMIT).await {
+            // That it cannot be watched is an event that everyone sees, and the watcher goes on trying.
+            Ok(()) | Err(AskError::Refused(_)) => {}
+            Err(error) => tracing::warn!(%error, "the project's first build is not done"),
         }
         if lives.changed().await.is_err() {
             return;

@@ -294,7 +294,7 @@ impl Coordinator {
     /// Takes output and messages. What the runner wrote before a message stands before it: messages are read first
     /// and appended last, and in between all output is read that is there.
     fn take_input(&mut self, events: &[Event]) {
-        let Self { runner: Some(runner), log, ready, named, buffer, passage, spans, .. } = self else {
+        let Self { runner: Some(runner), log, ready, named, stop, buffer, passage, spans, .. } = self else {
             return;
         };
         let mut said = Vec::new();
@@ -322,6 +322,8 @@ impl Coordinator {
                 Step::Ready { can_swap, .. } => *ready = Some(can_swap),
                 // It may be asked again.
                 Step::Swap { ok: false, .. } => *named = None,
+                // Somebody else may have signalled it, and a second signal would end it at once.
+                Step::EarlyStop { .. } => _ = stop.get_or_insert(StopMode::Checkpoint),
                 _ => {}
             }
             passage.heard(&step);

@@ -19,26 +19,36 @@ const WAIT: Duration = Duration::from_secs(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// Where a page begins, how long it may be and how long it may be waited for.
+pub(crate) struct Place {
+    after: u64,
+    hint: Option<u64>,
+    max_bytes: u32,
+    wait_ms: u32,
+}
+
 /// A request for a page of a log.
 pub(crate) trait Pages: Wire<Reply = LogPage> {
     /// Names what has the log.
     type Id: Clone;
 
-    fn page(of: Self::Id, after: u64, hint: Option<u64>, max_bytes: u32, wait_ms: u32) -> Self;
+    /// `holds`: the reader is the request that the run belongs to.
+    fn page(of: Self::Id, place: Place, holds: bool) -> Self;
 }
 
 impl Pages for ReadLog {
     type Id = RunId;
 
-    fn page(run: RunId, after: u64, hint: Option<u64>, max_bytes: u32, wait_ms: u32) -> Self {
-        Self { run, after, hint, max_bytes, wait_ms }
+    fn page(run: RunId, Place { after, hint, max_bytes, wait_ms }: Place, holds: bool) -> Self {
+        Self { run, after, hint, max_bytes, wait_ms, holds }
     }
 }
 
 impl Pages for ReadTerminal {
     type Id = TerminalId;
 
-    fn page(terminal: TerminalId, after: u64, hint: Option<u64>, max_bytes: u32, wait_ms: u32) -> Self {
+    /// A terminal belongs to nobody's request.
+    fn page(terminal: TerminalId, Place { after, hint, max_bytes, wait_ms }: Place, _: bool) -> Self {
         Self { terminal, after, hint, max_bytes, wait_ms }
     }
 }
@@ -52,6 +62,14 @@ pub(crate) struct LogReader<M: Pages> {
     page_bytes: u32,
     patience: Duration,
     ended: bool,
+    holds: bool,
+}
+
+impl LogReader<ReadLog> {
+    /// For the request that the run belongs to: the run counts as wanted as long as this reads.
+    pub(crate) fn holding(self) -> Self {
+        Self { holds: true, ..self }
+    }
 }
 
 impl<M: Pages> LogReader<M>
@@ -61,7 +79,7 @@ where
     /// Reads the log of `of` behind record `after`, about `page_bytes` at a time; bears with a registry that is away
     /// for as long as `patience`.
     pub(crate) fn new(peer: Peer<M>, of: M::Id, after: u64, page_bytes: u32, patience: Duration) -> Self {
-        Self { peer, of, after, hint: None, page_bytes, patience, ended: false }
+        Self { peer, of, after, hint: None, page_bytes, patience, ended: false, holds: false }
     }
 
     /// What is there already, at most a page of it; asks once.
@@ -101,7 +119,8 @@ where
 
     async fn ask(&self, wait: Duration) -> Result<LogPage, AskError<M::Refusal>> {
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
-        let message = M::page(self.of.clone(), self.after, self.hint, self.page_bytes, wait_ms);
+        let place = Place { after: self.after, hint: self.hint, max_bytes: self.page_bytes, wait_ms };
+        let message = M::page(self.of.clone(), place, self.holds);
         self.peer.ask_within(message, TraceContext::default(), wait + BUDGET).await
     }
 

@@ -36,8 +36,9 @@ struct Wanted {
 
 const PAGE_BYTES: u32 = 256 * 1024;
 
-/// How long a start may take before its fate counts as unknown: it may include a first build.
-pub(crate) const START_BUDGET: Duration = Duration::from_secs(60);
+/// How long a start may take before its fate counts as unknown: longer than the registry waits for the watch of a named
+/// file, its first build and the runner's process together.
+pub(crate) const START_BUDGET: Duration = Duration::from_secs(100);
 
 /// `POST /api/train`.
 pub(crate) async fn open(
@@ -60,7 +61,7 @@ pub(crate) async fn open(
         .insert_header(("cache-control", "no-store, no-transform"))
         .insert_header(("x-accel-buffering", "no"));
     let patience = edge.limits.patience;
-    let reader = LogReader::new(edge.peers.read_log.clone(), run.id, 0, PAGE_BYTES, patience);
+    let reader = LogReader::new(edge.peers.read_log.clone(), run.id, 0, PAGE_BYTES, patience).holding();
     Ok(response.streaming(output(Training { edge, reader, leash })))
 }
 

@@ -224,6 +224,24 @@ impl Fleet {
         }
     }
 
+    /// The entries of files that were named whose builds somebody needs.
+    pub(crate) fn needed(&self) -> BTreeSet<EntryPath> {
+        let named = self.runs.values().map(|run| &run.entry).filter(|entry| **entry != self.project_entry);
+        named.filter(|entry| self.needs(entry)).cloned().collect()
+    }
+
+    /// What is known of the builds of `entry`, which were not followed lately, may be old.
+    pub(crate) fn forget_builds(&mut self, entry: &EntryPath) {
+        self.builds.remove(entry);
+    }
+
+    /// The request that a run belongs to says that it is there.
+    pub(crate) fn hold(&mut self, id: &RunId, now: Moment) {
+        if let Some(run) = self.runs.get_mut(id) {
+            run.hold(now);
+        }
+    }
+
     /// Starts a run of an entry whose builds are known.
     ///
     /// # Errors
@@ -519,14 +537,15 @@ impl Fleet {
             None => format!("exit status {code}"),
         };
         let end = |by, reason: Option<String>| End { at: now, code: Some(code), by, reason };
+        let restarted = run.is_restarted(now);
         let suppressed = match (&run.phase, code) {
             (Phase::EarlyStopping(StopCause::Rebuild { .. }), 0) if self.stopping => Some("server-stopping"),
-            (Phase::EarlyStopping(StopCause::Rebuild { .. }), 0) if !run.restarts => Some("client-restarts"),
+            (Phase::EarlyStopping(StopCause::Rebuild { .. }), 0) if !restarted => Some("client-restarts"),
             (Phase::EarlyStopping(StopCause::Rebuild { .. }), 1..) => Some("early-stop-failed"),
             _ => None,
         };
         let phase = match (&run.phase, code) {
-            (Phase::EarlyStopping(StopCause::Rebuild { why }), 0) if run.restarts && !self.stopping => {
+            (Phase::EarlyStopping(StopCause::Rebuild { why }), 0) if restarted && !self.stopping => {
                 Phase::Restarting {
                     why: why.clone(),
                     waits_for: "its successor".into(),
@@ -734,7 +753,8 @@ impl Fleet {
         self.retained.iter().cloned().collect()
     }
 
-    fn retain(&mut self) -> Option<Effect> {
+    /// The artifacts that live runs use, if they are others than were last told.
+    pub(crate) fn retain(&mut self) -> Option<Effect> {
         let live = self.runs.values().filter(|run| run.is_live());
         let used: BTreeSet<ContentHash> = live.flat_map(RunState::uses).cloned().collect();
         (used != self.retained).then(|| {
@@ -782,9 +802,7 @@ fn early_stop_moved(run: &mut RunState, phase: EarlyStopPhase, step: Option<u64>
     if run.phase != Phase::Running {
         return Vec::new();
     }
-    // Nobody here asked: someone signalled the runner directly.
-    let reason = "its runner was signalled from outside".to_owned();
-    run.phase = Phase::EarlyStopping(StopCause::Asked { reason });
+    run.signalled_from_outside();
     vec![Effect::Publish(DevEvent::Run(run.frame()))]
 }
 

@@ -176,3 +176,85 @@ fn a_swap_that_an_earlier_server_asked_for_is_not_asked_for_again() {
     });
     assert_eq!(why, Some("config.learningRate 0.1 -> 0.2"));
 }
+
+fn restarts(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Start(_)))
+}
+
+/// Has a rebuild stop the run, and the run end well at `now`.
+fn replaced(fleet: &mut Fleet, run: &RunId, now: Moment) -> Vec<Effect> {
+    fleet.rebuilt(rebuild("b", 0.2), "index.ts", now);
+    assert_eq!(fleet.view(run).unwrap().status, wire::RunStatus::EarlyStopping);
+    fleet.happened(run, &Step::Exit { code: 0, signal: None }, now)
+}
+
+#[test]
+fn a_run_whose_request_is_gone_is_restarted_by_the_server() {
+    let seconds = |seconds: u64| Moment(seconds * 1_000_000);
+    let of_a_request = || {
+        let mut fleet = fleet();
+        fleet.rebuilt(rebuild("a", 0.1), "index.ts", NOW);
+        let wish = Wish {
+            entry: ENTRY.into(),
+            shown_entry: "index.ts".into(),
+            file: None,
+            restarts: false,
+            trace: TraceContext::default(),
+        };
+        let run = fleet.start(wish, seconds(1)).unwrap().0;
+        fleet.happened(&run, &ready(), seconds(1));
+        (fleet, run)
+    };
+    let (mut first, run) = of_a_request();
+    assert!(!restarts(&replaced(&mut first, &run, seconds(60))), "its client starts the next");
+    let (mut first, run) = of_a_request();
+    first.hold(&run, seconds(80));
+    assert!(!restarts(&replaced(&mut first, &run, seconds(160))));
+    let (mut first, run) = of_a_request();
+    assert!(restarts(&replaced(&mut first, &run, seconds(160))), "nobody has read its log for long");
+
+    let (first, run) = of_a_request();
+    let taken_up = || {
+        let mut second = fleet();
+        second.restore(first.saved(&run).unwrap(), &steps(vec![ready()]), seconds(2));
+        second
+    };
+    assert!(restarts(&replaced(&mut taken_up(), &run, seconds(3))), "its request died with the server");
+    let mut second = taken_up();
+    second.hold(&run, seconds(3));
+    assert!(!restarts(&replaced(&mut second, &run, seconds(4))), "only the registry was started again");
+}
+
+#[test]
+fn a_runner_that_was_signalled_from_outside_is_not_signalled_again() {
+    let mut first = fleet();
+    let run = started(&mut first);
+    let mut second = fleet();
+    let log = steps(vec![ready(), Step::EarlyStop { phase: EarlyStopPhase::Waiting, step: None }]);
+    second.restore(first.saved(&run).unwrap(), &log, NOW);
+    assert_eq!(second.view(&run).unwrap().status, wire::RunStatus::EarlyStopping);
+    let effects = second.rebuilt(rebuild("b", 0.2), "index.ts", NOW);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::EarlyStop { .. })), "{effects:?}");
+}
+
+#[test]
+fn the_files_that_runs_were_started_from_are_needed_while_a_run_of_them_is_not_over() {
+    let file = EntryPath::from("/p/src/midrun/other.ts");
+    let mut first = fleet();
+    first.rebuilt(Rebuild { entry: file.clone(), ..rebuild("a", 0.1) }, "other.ts", NOW);
+    let wish = Wish {
+        entry: file.clone(),
+        shown_entry: "other.ts".into(),
+        file: Some("other.ts".into()),
+        restarts: true,
+        trace: TraceContext::default(),
+    };
+    let run = first.start(wish, NOW).unwrap().0;
+    let mut second = fleet();
+    second.restore(first.saved(&run).unwrap(), &steps(vec![ready()]), NOW);
+    assert_eq!(second.needed(), BTreeSet::from([file.clone()]));
+    assert!(matches!(second.retain(), Some(Effect::Retain(hashes)) if hashes == ["a".into()]));
+    let effects = second.happened(&run, &Step::Exit { code: 0, signal: None }, NOW);
+    assert!(second.needed().is_empty());
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Unwatch(entry) if *entry == file)));
+}

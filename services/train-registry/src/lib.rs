@@ -12,8 +12,8 @@
 //!
 //! [`fleet`] is a pure state machine: it is told what happened and answers with what is to be done. [`dispatch`] is
 //! the decision for one run, a pure function; so is [`resume`], which says where a successor starts. The actor in
-//! [`registry`] knows no rule; it feeds the fleet and carries its effects out. [`link`] speaks with one run-host;
-//! [`launch`] starts one.
+//! [`service`] takes requests; [`registry`] feeds the fleet and carries its effects out; neither knows a rule. [`launch`]
+//! starts a run-host, and `hosting` follows it; [`orders`] has files watched that runs were started from by name.
 //!
 //! A successor goes on from the checkpoint that its predecessor's early stop waited for, if the config changed only in
 //! keys that the executor declared resumable. The executor declares them when training starts; that comes through the
@@ -45,16 +45,18 @@ mod entry;
 mod fleet;
 mod launch;
 mod log;
+mod orders;
 mod origin;
 mod reaper;
 mod registry;
 mod resume;
 mod run_state;
+mod service;
 mod settings;
 mod store;
 
 pub use dispatch::Policy;
 pub use reaper::{JobCancel, Reaped, Report, Scope, Skipped, reap, reap_hosted};
-pub use registry::{Handle, Peers, start};
 pub use resume::RestartFrom;
+pub use service::{Handle, Peers, start};
 pub use settings::Settings;

@@ -1,51 +1,41 @@
-//! The actor: feeds the fleet with what happens and carries its effects out. Knows no rule.
+//! Feeds the fleet with what happens and carries its effects out. Knows no rule.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use actix::{Actor, Addr, AsyncContext as _, Context, Handler, WrapFuture as _};
 use failpoint::Point;
 use hosting::{Answer, Link, Place, Told};
-use peer::{Envelope, Feed, FeedSeat, FeedWriter, Inbox, Peer, Start};
-use supervise::{Answering, Life, Part, Policy};
+use peer::{FeedWriter, Start};
+use supervise::Life;
 use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
-use wire::build::{Retain, Unwatch, Watch};
+use wire::build::Retain;
 use wire::cancel::Cancel;
 use wire::event::DevEvent;
 use wire::host::HostRequest;
 use wire::log::{Record, Step};
-use wire::message::Never;
-use wire::run::{
-    GetRun, ListRuns, LogPage, Newest, NewestBuild, Owner, ReadLog, RunRefusal, StartRun, StopAll, StopRun,
-};
-use wire::{
-    ContentHash, ControlPlane, EntryPath, JobId, Rebuild, Run, RunId, StopMode, TraceContext, Trouble,
-};
+use wire::run::{LogPage, NewestBuild, Owner, ReadLog, RunRefusal, StartRun, StopRun};
+use wire::{ContentHash, ControlPlane, EntryPath, JobId, Rebuild, Run, RunId, StopMode, TraceContext};
 
 use crate::account::{Account, Kind, Signal};
 use crate::fleet::{Effect, Fleet, Wish};
 use crate::launch::Found;
 use crate::log::LogAt;
+use crate::orders::{FIRST_BUILD_LIMIT, Orders};
 use crate::reaper::Scope;
 use crate::run_state::{Moment, Plan};
+use crate::service::Peers;
 use crate::settings::Settings;
 use crate::store::{Saved, Store};
 use crate::{account, entry, launch, log, reaper};
 
-/// Events that a reader of the feed may be behind.
-const KEPT_EVENTS: usize = 256;
-/// Requests of each kind that may be under way.
-const INBOX: usize = 256;
-/// Log readers that may be waiting.
-const LOG_INBOX: usize = 4096;
-/// How long the first build of a named file may take.
-const FIRST_BUILD_LIMIT: Duration = Duration::from_secs(30);
-/// How long a runner's process may take to exist.
-const SPAWN_LIMIT: Duration = Duration::from_secs(15);
+/// How long between two looks for what runs left behind.
+const REAP_PAUSE: Duration = Duration::from_secs(60);
+/// How long a runner's process may take to exist: longer than everything that is waited for before.
+const SPAWN_LIMIT: Duration = Duration::from_secs(30);
 /// How long a start waits for what the server is still setting up.
 const SETUP_LIMIT: Duration = Duration::from_secs(10);
 /// How long a stop waits for its cancel to be on disk before it kills.
@@ -54,148 +44,10 @@ const CANCEL_FIRST: Duration = Duration::from_millis(400);
 const CANCEL_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_CANCEL_PAUSE: Duration = Duration::from_secs(10);
 
-/// How long between two looks for what runs left behind.
-const REAP_PAUSE: Duration = Duration::from_secs(60);
-
-/// Everyone the registry talks to.
-#[derive(Clone)]
-pub struct Peers {
-    /// What is built.
-    pub rebuilds: Feed<Rebuild>,
-    /// Where a named file's builds are ordered.
-    pub watch: Peer<Watch>,
-    /// And cancelled again.
-    pub unwatch: Peer<Unwatch>,
-    /// Who must know which artifacts are in use.
-    pub retain: Peer<Retain>,
-    /// Another value with each life of the build watcher, which then knows nothing of what it was asked before.
-    pub watcher_lives: watch::Receiver<Option<String>>,
-    /// Who cancels jobs.
-    pub cancel: Peer<Cancel>,
-    /// The control plane runs are started with; nothing while it is being set up, closed if there will be none.
-    pub control_plane: watch::Receiver<Option<ControlPlane>>,
-}
-
-/// How to reach a registry.
-pub struct Handle {
-    /// What it tells everyone.
-    pub events: Feed<DevEvent>,
-    /// Entrance for [`StartRun`].
-    pub start_run: Inbox<StartRun>,
-    /// Entrance for [`StopRun`].
-    pub stop_run: Inbox<StopRun>,
-    /// Entrance for [`StopAll`].
-    pub stop_all: Inbox<StopAll>,
-    /// Entrance for [`ListRuns`].
-    pub list_runs: Inbox<ListRuns>,
-    /// Entrance for [`GetRun`].
-    pub get_run: Inbox<GetRun>,
-    /// Entrance for [`ReadLog`].
-    pub read_log: Inbox<ReadLog>,
-    /// Entrance for [`Newest`].
-    pub newest: Inbox<Newest>,
-    part: Part,
-}
-
-impl Handle {
-    /// What is wrong with it; nothing while all is well.
-    pub fn trouble(&self) -> watch::Receiver<Option<Trouble>> {
-        self.part.trouble()
-    }
-
-    /// Another value with each of its lives.
-    pub fn lives(&self) -> watch::Receiver<Option<String>> {
-        self.part.lives()
-    }
-
-    /// Accepts no more requests and lets go of the table of runs once it is written; waits at most `limit`. Runs go
-    /// on. May be called again.
-    pub async fn shutdown(&self, limit: Duration) {
-        self.part.retire(limit).await;
-    }
-}
-
-/// Starts a registry on the current arbiter. When it fails, the next one takes up its runs from the table and the logs,
-/// as after a restart of the server.
-pub fn start(settings: Settings, peers: Peers) -> Handle {
-    let seat = FeedSeat::new(KEPT_EVENTS);
-    let doors = Doors {
-        start_run: Inbox::new(INBOX),
-        stop_run: Inbox::new(INBOX),
-        stop_all: Inbox::new(INBOX),
-        list_runs: Inbox::new(INBOX),
-        get_run: Inbox::new(INBOX),
-        read_log: Inbox::new(LOG_INBOX),
-        newest: Inbox::new(INBOX),
-    };
-    let (events, inboxes) = (seat.feed(), doors.clone());
-    let life = move |life: &Life| {
-        let core = Core::new(life.clone(), settings.clone(), peers.clone(), seat.writer());
-        doors.lead_to(life, &life.start(Registry { core: Rc::new(core) }));
-        Ok(())
-    };
-    let part = Part::start("train-registry", Policy::default(), life).expect("its first life needs nothing");
-    let Doors { start_run, stop_run, stop_all, list_runs, get_run, read_log, newest } = inboxes;
-    Handle { events, start_run, stop_run, stop_all, list_runs, get_run, read_log, newest, part }
-}
-
-#[derive(Clone)]
-struct Doors {
-    start_run: Inbox<StartRun>,
-    stop_run: Inbox<StopRun>,
-    stop_all: Inbox<StopAll>,
-    list_runs: Inbox<ListRuns>,
-    get_run: Inbox<GetRun>,
-    read_log: Inbox<ReadLog>,
-    newest: Inbox<Newest>,
-}
-
-impl Doors {
-    fn lead_to(&self, life: &Life, actor: &Addr<Registry>) {
-        life.answer(&self.start_run, actor);
-        life.answer(&self.stop_run, actor);
-        life.answer(&self.stop_all, actor);
-        life.answer(&self.list_runs, actor);
-        life.answer(&self.get_run, actor);
-        life.answer(&self.read_log, actor);
-        life.answer(&self.newest, actor);
-    }
-}
-
-struct Registry {
-    core: Rc<Core>,
-}
-
-impl Actor for Registry {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        let core = Rc::clone(&self.core);
-        let mut rebuilds = core.peers.rebuilds.read(Start::Snapshot);
-        let follow = async move {
-            // Runs of an earlier server first, so that the first build is dispatched to them too.
-            core.recover().await;
-            let cleaner = Rc::clone(&core);
-            core.life.spawn(async move {
-                loop {
-                    cleaner.reap_leftovers().await;
-                    tokio::time::sleep(REAP_PAUSE).await;
-                }
-            });
-            while let Some(delivery) = rebuilds.next().await {
-                core.rebuilt(&delivery.event);
-            }
-        };
-        ctx.spawn(follow.into_actor(self));
-        let core = Rc::clone(&self.core);
-        ctx.spawn(async move { core.order_again().await }.into_actor(self));
-    }
-}
-
 /// What the actor's futures share. Never borrowed across an await.
-struct Core {
+pub(crate) struct Core {
     /// What is started here ends with it.
-    life: Life,
+    pub(crate) life: Life,
     settings: Settings,
     peers: Peers,
     writer: FeedWriter<DevEvent>,
@@ -207,8 +59,7 @@ struct Core {
     control_planes: RefCell<HashMap<RunId, ControlPlane>>,
     /// Cancels on their way to disk.
     committing: RefCell<HashMap<RunId, oneshot::Receiver<()>>>,
-    /// Entries, besides the project's own, whose builds were ordered.
-    watched: RefCell<HashSet<EntryPath>>,
+    orders: Orders,
     account: Account,
     /// Swaps the hosts have not carried out yet, by request.
     swaps: RefCell<HashMap<u64, ContentHash>>,
@@ -227,8 +78,10 @@ fn now() -> Moment {
 }
 
 impl Core {
-    fn new(life: Life, settings: Settings, peers: Peers, writer: FeedWriter<DevEvent>) -> Self {
+    pub(crate) fn new(life: Life, settings: Settings, peers: Peers, writer: FeedWriter<DevEvent>) -> Self {
         let fleet = Fleet::new(settings.entry.clone(), settings.policy);
+        let lives = peers.watcher_lives.clone();
+        let orders = Orders::new(life.clone(), peers.watch.clone(), peers.unwatch.clone(), lives);
         Self {
             life,
             settings,
@@ -239,13 +92,30 @@ impl Core {
             kill_when_linked: RefCell::default(),
             control_planes: RefCell::default(),
             committing: RefCell::default(),
-            watched: RefCell::default(),
+            orders,
             account: Account::default(),
             swaps: RefCell::default(),
             next_request: Cell::new(1),
             changed: watch::Sender::new(()),
             store: watch::Sender::new(None),
             taken_up: watch::Sender::new(false),
+        }
+    }
+
+    /// Dispatches what is built, and looks after what runs leave behind.
+    pub(crate) async fn follow(self: Rc<Self>) {
+        let mut rebuilds = self.peers.rebuilds.read(Start::Snapshot);
+        // Runs of an earlier server first, so that the first build is dispatched to them too.
+        self.recover().await;
+        let cleaner = Rc::clone(&self);
+        self.life.spawn(async move {
+            loop {
+                cleaner.reap_leftovers().await;
+                tokio::time::sleep(REAP_PAUSE).await;
+            }
+        });
+        while let Some(delivery) = rebuilds.next().await {
+            self.rebuilt(&delivery.event);
         }
     }
 
@@ -264,6 +134,12 @@ impl Core {
         for saved in saved {
             self.take_up(saved).await;
         }
+        let (needed, retain) = {
+            let mut fleet = self.fleet.borrow_mut();
+            (fleet.needed(), fleet.retain())
+        };
+        needed.iter().for_each(|entry| self.orders.place(entry));
+        self.carry_out(retain.into_iter().collect());
         failpoint::reach(Point::TakenUp);
         self.taken_up.send_replace(true);
         self.changed.send_replace(());
@@ -275,6 +151,11 @@ impl Core {
         if self.fleet.borrow().view(run).is_some() {
             return;
         }
+        self.all_known().await;
+    }
+
+    /// Waits until the runs of an earlier server are known.
+    async fn all_known(&self) {
         let mut taken_up = self.taken_up.subscribe();
         if tokio::time::timeout(SETUP_LIMIT, taken_up.wait_for(|known| *known)).await.is_err() {
             tracing::warn!("runs of an earlier server are still being looked for");
@@ -368,7 +249,9 @@ impl Core {
     }
 
     fn rebuilt(self: &Rc<Self>, rebuild: &Rebuild) {
-        if self.fleet.borrow().is_known(rebuild) {
+        // The last builds of a file that was given back may still be on their way.
+        let is_followed = rebuild.entry == self.settings.entry || self.orders.has(&rebuild.entry);
+        if !is_followed || self.fleet.borrow().is_known(rebuild) {
             return;
         }
         let mut rebuild = rebuild.clone();
@@ -433,7 +316,7 @@ impl Core {
                         let _ = peer.ask(Retain { hashes }).await;
                     });
                 }
-                Effect::Unwatch(entry) => self.unwatch(entry),
+                Effect::Unwatch(entry) => self.orders.give_back(entry),
             }
         }
         self.changed.send_replace(());
@@ -490,8 +373,8 @@ impl Core {
         self.store().await?.flush().await
     }
 
-    /// Asks each new life of the build watcher for what the one before was asked.
-    async fn order_again(&self) {
+    /// Tells each new life of the build watcher which artifacts are in use.
+    pub(crate) async fn retain_again(&self) {
         let mut lives = self.peers.watcher_lives.clone();
         let mut known = lives.borrow_and_update().clone();
         while lives.changed().await.is_ok() {
@@ -499,25 +382,10 @@ impl Core {
             if known.replace(now.unwrap_or_default()).is_none() {
                 continue;
             }
-            let watched: Vec<EntryPath> = self.watched.borrow().iter().cloned().collect();
-            for entry in watched {
-                if let Err(error) = self.peers.watch.ask(Watch { entry }).await {
-                    tracing::warn!(%error, "a file that a run was started from is not watched");
-                }
-            }
             let hashes = self.fleet.borrow().retained();
             if let Err(error) = self.peers.retain.ask(Retain { hashes }).await {
                 tracing::warn!(%error, "the build watcher does not know which artifacts are in use");
             }
-        }
-    }
-
-    fn unwatch(&self, entry: EntryPath) {
-        if self.watched.borrow_mut().remove(&entry) {
-            let peer = self.peers.unwatch.clone();
-            self.life.spawn(async move {
-                let _ = peer.ask(Unwatch { entry }).await;
-            });
         }
     }
 
@@ -673,14 +541,18 @@ impl Core {
         self.fleet.borrow_mut().happened(run, &record.step, now())
     }
 
-    async fn start_run(self: Rc<Self>, ask: StartRun, trace: TraceContext) -> Result<Run, RunRefusal> {
+    pub(crate) async fn start_run(
+        self: Rc<Self>,
+        ask: StartRun,
+        trace: TraceContext,
+    ) -> Result<Run, RunRefusal> {
         let wish = self.wish(ask, trace).await?;
         let entry = wish.entry.clone();
         let started = self.fleet.borrow_mut().start(wish, now());
         let (run, effects) = match started {
             Ok(started) => started,
             Err(refusal) => {
-                self.unwatch_if_unused(entry);
+                self.give_back_if_unused(entry);
                 return Err(refusal);
             }
         };
@@ -693,7 +565,13 @@ impl Core {
         match spawned {
             Some(run) if run.pid.is_some() => Ok(run),
             Some(run) => Err(RunRefusal::NotStarted { why: run.reason.unwrap_or_default() }),
-            None => Err(RunRefusal::NotStarted { why: "its runner did not start in time".into() }),
+            None => {
+                // Nobody was told of it, so nobody would ever end it.
+                let why = "its runner did not start in time";
+                let stopped = self.fleet.borrow_mut().stop(&run, StopMode::Now, why, now());
+                self.carry_out(stopped.unwrap_or_default());
+                Err(RunRefusal::NotStarted { why: format!("{why}, so it was stopped; try again") })
+            }
         }
     }
 
@@ -710,20 +588,21 @@ impl Core {
         };
         let shown_entry = entry::shown(&self.settings.project, entry.as_str());
         let file = (entry != self.settings.entry).then(|| shown_entry.clone());
-        if file.is_some() && self.watched.borrow_mut().insert(entry.clone()) {
-            let watch = Watch { entry: entry.clone() };
-            if let Err(error) = self.peers.watch.ask(watch).await {
-                self.watched.borrow_mut().remove(&entry);
-                return Err(RunRefusal::NotStarted { why: error.to_string() });
+        if file.is_some() && !self.orders.has(&entry) {
+            self.fleet.borrow_mut().forget_builds(&entry);
+            self.orders.place(&entry);
+            if let Err(why) = self.orders.taken(&entry).await {
+                self.give_back_if_unused(entry);
+                return Err(RunRefusal::NotStarted { why });
             }
         }
         self.wait_until(FIRST_BUILD_LIMIT, |fleet| fleet.knows(&entry).then_some(())).await;
         Ok(Wish { entry, shown_entry, file, restarts, trace })
     }
 
-    fn unwatch_if_unused(&self, entry: EntryPath) {
+    fn give_back_if_unused(&self, entry: EntryPath) {
         if !self.fleet.borrow().needs(&entry) {
-            self.unwatch(entry);
+            self.orders.give_back(entry);
         }
     }
 
@@ -743,13 +622,38 @@ impl Core {
 
     /// Answers when the stop is on record: a server that comes after this one must know what was promised. A disk that
     /// does not answer in time holds up nobody who wants a run stopped.
-    async fn stop_run(self: Rc<Self>, ask: StopRun) -> Result<Run, RunRefusal> {
+    pub(crate) async fn stop_run(self: Rc<Self>, ask: StopRun) -> Result<Run, RunRefusal> {
+        self.known(&ask.run).await;
         let effects = self.fleet.borrow_mut().stop(&ask.run, ask.mode, &ask.reason, now())?;
         self.carry_out(effects);
         if !matches!(tokio::time::timeout(CANCEL_FIRST, self.flushed()).await, Ok(Ok(()))) {
             tracing::warn!(run = %ask.run, "the stop is under way and not on record");
         }
         self.fleet.borrow().view(&ask.run).ok_or_else(|| RunRefusal::NotFound { run: ask.run.clone() })
+    }
+
+    /// Stops every run, those of an earlier server too, and starts none from now on. Answers with those that live.
+    pub(crate) async fn stop_all(self: Rc<Self>, mode: StopMode) -> Vec<Run> {
+        self.all_known().await;
+        let effects = self.fleet.borrow_mut().stop_all(mode, now());
+        self.carry_out(effects);
+        self.fleet.borrow().live()
+    }
+
+    /// Every run, newest first.
+    pub(crate) fn runs(&self) -> Vec<Run> {
+        self.fleet.borrow().views()
+    }
+
+    /// One run.
+    pub(crate) async fn run(&self, run: RunId) -> Result<Run, RunRefusal> {
+        self.known(&run).await;
+        self.fleet.borrow().view(&run).ok_or(RunRefusal::NotFound { run })
+    }
+
+    /// What the project's own entry last came to.
+    pub(crate) fn newest(&self) -> NewestBuild {
+        self.fleet.borrow().newest()
     }
 
     fn log_at(&self, run: &RunId) -> Option<LogAt> {
@@ -761,7 +665,11 @@ impl Core {
         (newest.is_some() || path.exists()).then_some(LogAt { path, newest })
     }
 
-    async fn read_log(self: Rc<Self>, ask: ReadLog) -> Result<LogPage, RunRefusal> {
+    pub(crate) async fn read_log(self: Rc<Self>, ask: ReadLog) -> Result<LogPage, RunRefusal> {
+        self.known(&ask.run).await;
+        if ask.holds {
+            self.fleet.borrow_mut().hold(&ask.run, now());
+        }
         // A run that is being started has no link and no log yet.
         let linked = |fleet: &Fleet| {
             let starting = fleet.view(&ask.run).is_some_and(|run| run.status.is_live());
@@ -795,81 +703,4 @@ async fn known<T: Clone>(mut channel: watch::Receiver<Option<T>>) -> Option<T> {
         let _ = tokio::time::timeout(SETUP_LIMIT, channel.changed()).await;
     }
     channel.borrow().clone()
-}
-
-impl Handler<Envelope<StartRun>> for Registry {
-    type Result = Answering<Result<Run, RunRefusal>>;
-
-    fn handle(&mut self, envelope: Envelope<StartRun>, _: &mut Context<Self>) -> Self::Result {
-        let core = Rc::clone(&self.core);
-        self.core.life.answering(async move {
-            let (ask, held) = envelope.open();
-            core.start_run(ask, held.trace().clone()).await
-        })
-    }
-}
-
-impl Handler<Envelope<StopRun>> for Registry {
-    type Result = Answering<Result<Run, RunRefusal>>;
-
-    fn handle(&mut self, envelope: Envelope<StopRun>, _: &mut Context<Self>) -> Self::Result {
-        let core = Rc::clone(&self.core);
-        self.core.life.answering(async move {
-            let (ask, _held) = envelope.open();
-            core.known(&ask.run).await;
-            core.stop_run(ask).await
-        })
-    }
-}
-
-impl Handler<Envelope<StopAll>> for Registry {
-    type Result = Result<Vec<Run>, Never>;
-
-    fn handle(&mut self, envelope: Envelope<StopAll>, _: &mut Context<Self>) -> Self::Result {
-        let effects = self.core.fleet.borrow_mut().stop_all(envelope.message().mode, now());
-        self.core.carry_out(effects);
-        Ok(self.core.fleet.borrow().live())
-    }
-}
-
-impl Handler<Envelope<ListRuns>> for Registry {
-    type Result = Result<Vec<Run>, Never>;
-
-    fn handle(&mut self, _: Envelope<ListRuns>, _: &mut Context<Self>) -> Self::Result {
-        Ok(self.core.fleet.borrow().views())
-    }
-}
-
-impl Handler<Envelope<GetRun>> for Registry {
-    type Result = Answering<Result<Run, RunRefusal>>;
-
-    fn handle(&mut self, envelope: Envelope<GetRun>, _: &mut Context<Self>) -> Self::Result {
-        let core = Rc::clone(&self.core);
-        self.core.life.answering(async move {
-            let (GetRun { run }, _held) = envelope.open();
-            core.known(&run).await;
-            core.fleet.borrow().view(&run).ok_or(RunRefusal::NotFound { run })
-        })
-    }
-}
-
-impl Handler<Envelope<ReadLog>> for Registry {
-    type Result = Answering<Result<LogPage, RunRefusal>>;
-
-    fn handle(&mut self, envelope: Envelope<ReadLog>, _: &mut Context<Self>) -> Self::Result {
-        let core = Rc::clone(&self.core);
-        self.core.life.answering(async move {
-            let (ask, _held) = envelope.open();
-            core.known(&ask.run).await;
-            core.read_log(ask).await
-        })
-    }
-}
-
-impl Handler<Envelope<Newest>> for Registry {
-    type Result = Result<NewestBuild, Never>;
-
-    fn handle(&mut self, _: Envelope<Newest>, _: &mut Context<Self>) -> Self::Result {
-        Ok(self.core.fleet.borrow().newest())
-    }
 }

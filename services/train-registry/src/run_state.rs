@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use wire::event::{RunFrame, Target};
@@ -18,11 +19,20 @@ use crate::origin::Origin;
 use crate::resume::{self, Reached, RestartFrom, Start};
 use crate::store::Saved;
 
+/// For how long a request counts as there that does not say so: several times as long as a reader of a log waits for it
+/// to grow.
+const LEASE: Duration = Duration::from_secs(90);
+
 /// A point in time, microseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Moment(pub u64);
 
 impl Moment {
+    /// `later` than this.
+    fn plus(self, later: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(later.as_micros()).unwrap_or(u64::MAX)))
+    }
+
     /// Milliseconds from `earlier` to here; zero if the clock was set back.
     pub(crate) fn millis_since(self, earlier: Self) -> f64 {
         self.0.saturating_sub(earlier.0) as f64 / 1000.0
@@ -128,8 +138,10 @@ pub(crate) struct RunState {
     pub(crate) shown_entry: String,
     /// The file it was started with, if not the project's own entry.
     pub(crate) file: Option<String>,
-    /// The server restarts it.
+    /// It belongs to the server, which restarts it; else to a request.
     pub(crate) restarts: bool,
+    /// Until when its request counts as there.
+    held_until: Moment,
     pub(crate) started_at: Moment,
     pub(crate) pid: Option<u32>,
     pub(crate) trainer: Option<String>,
@@ -193,6 +205,7 @@ impl RunState {
             shown_entry: plan.shown_entry.clone(),
             file: plan.file.clone(),
             restarts: plan.restarts,
+            held_until: now.plus(LEASE),
             started_at: now,
             pid: None,
             trainer: manifest.and_then(|manifest| manifest.trainer.clone()),
@@ -250,6 +263,8 @@ impl RunState {
             trace: TraceContext::default(),
         };
         let mut run = Self::new(&plan, saved.started_at);
+        // Its request has yet to say that it is still there.
+        run.held_until = saved.started_at;
         run.replaced_by = saved.replaced_by;
         run.settled = saved.settled;
         run.phase = saved.phase;
@@ -276,13 +291,28 @@ impl RunState {
             Step::Swap { content_hash, ok, .. } => {
                 self.answer_swap(content_hash, *ok, self.started_at);
             }
-            Step::EarlyStop { phase, step } => self.early_stop(*phase, *step),
+            Step::EarlyStop { phase, step } => {
+                self.early_stop(*phase, *step);
+                if self.phase == Phase::Running {
+                    self.signalled_from_outside();
+                }
+            }
             Step::Finished { status, reason } => self.finished(status, reason.clone()),
             Step::Alone { alone_ms, .. } => {
                 self.left_alone(*alone_ms);
             }
             _ => {}
         }
+    }
+
+    /// The request that it belongs to is there.
+    pub(crate) fn hold(&mut self, now: Moment) {
+        self.held_until = now.plus(LEASE);
+    }
+
+    /// Whether the server restarts it: it is the server's, or its request is gone without having ended it.
+    pub(crate) fn is_restarted(&self, now: Moment) -> bool {
+        self.restarts || now > self.held_until
     }
 
     /// The stage the dispatch decision sees; nothing when there is no process to decide about.
@@ -397,6 +427,12 @@ impl RunState {
     pub(crate) fn early_stop(&mut self, phase: EarlyStopPhase, step: Option<u64>) {
         self.stopped_at = step.or(self.stopped_at);
         self.settled |= phase == EarlyStopPhase::Done;
+    }
+
+    /// Its runner stops and nobody here asked: someone signalled it directly.
+    pub(crate) fn signalled_from_outside(&mut self) {
+        let reason = "its runner was signalled from outside".to_owned();
+        self.phase = Phase::EarlyStopping(StopCause::Asked { reason });
     }
 
     /// Its runner said that training came to an end. One that failed may have left its job behind.

@@ -165,12 +165,17 @@ impl Place {
         loop {
             match UnixStream::connect(&self.socket).await {
                 Ok(stream) => return Some(stream),
-                Err(_) if runlog::claim(&self.dir, NOBODY).is_ok() => return None,
-                // One that lives but does not listen is about to, or has just ended.
-                Err(_) if Instant::now() < until && self.identity().is_some_and(|host| host.is_alive()) => {
-                    tokio::time::sleep(LISTEN_PAUSE).await;
-                }
-                Err(_) => return None,
+                Err(_) => match self.identity() {
+                    // One that lives but does not listen is about to, or has just ended.
+                    Some(host) if Instant::now() < until && host.is_alive() => {
+                        tokio::time::sleep(LISTEN_PAUSE).await;
+                    }
+                    Some(_) => return None,
+                    None if runlog::claim(&self.dir, NOBODY).is_ok() => return None,
+                    // Somebody was faster: a host, or one who shut it out.
+                    None if self.identity().is_none() => return None,
+                    None => {}
+                },
             }
         }
     }

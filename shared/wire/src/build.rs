@@ -81,8 +81,8 @@ pub struct BuildEvent {
     pub outcome: BuildOutcome,
 }
 
-/// Watch an entry from now on, and build it. Answers when its first build ended, published or not. Watching is
-/// counted: each `Watch` needs its own [`Unwatch`].
+/// Watch an entry from now on, until [`Unwatch`], and build it. Answers when its first build ended, published or not.
+/// The order stands after a refusal too: what stood in the way may go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watch {
     /// Absolute path of the entry's source file.
@@ -91,7 +91,7 @@ pub struct Watch {
 
 impl Wire for Watch {
     const NAME: &'static str = "watch";
-    const REPEATABLE: bool = false;
+    const REPEATABLE: bool = true;
     type Reply = ();
     type Refusal = WatchRefusal;
 }
@@ -105,7 +105,7 @@ pub struct Unwatch {
 
 impl Wire for Unwatch {
     const NAME: &'static str = "unwatch";
-    const REPEATABLE: bool = false;
+    const REPEATABLE: bool = true;
     type Reply = ();
     type Refusal = Never;
 }
@@ -145,7 +145,7 @@ impl Wire for SourceMap {
     type Refusal = Never;
 }
 
-/// Why an entry is not watched.
+/// Why an entry is not watched yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "code", rename_all = "kebab-case")]
 pub enum WatchRefusal {

@@ -229,6 +229,9 @@ pub struct ReadLog {
     pub max_bytes: u32,
     /// How long to wait for a record when there is none yet, milliseconds.
     pub wait_ms: u32,
+    /// Whether the reader is the request that the run belongs to, which is there as long as it reads.
+    #[serde(default)]
+    pub holds: bool,
 }
 
 impl Wire for ReadLog {

@@ -16,6 +16,7 @@ pub(crate) mod frames;
 mod kill;
 mod log;
 mod many_files;
+mod named;
 mod orphans;
 mod outlive;
 mod output;

@@ -1,9 +1,9 @@
 //! Who gets in, and what is served: everything here speaks HTTP byte by byte.
 
 use serde_json::json;
-use testkit::{Dev, LIMIT, SdkTrainer, Stage, Ticker, gone};
+use testkit::{Dev, LIMIT, SdkTrainer, Stage, Ticker};
 
-use super::frames::{decided, decision, pids, status, swapped};
+use super::frames::status;
 
 #[tokio::test]
 async fn nobody_gets_in_without_the_token() {
@@ -191,49 +191,6 @@ async fn a_file_outside_the_project_is_refused_however_it_is_written() {
         }
     }
     assert_eq!(dev.runs().await.len(), 0);
-    dev.finish().await;
-}
-
-#[tokio::test]
-async fn a_file_inside_the_project_is_an_entry_of_its_own_and_watched_while_its_run_lives() {
-    let stage = Stage::ticker(&Ticker::default());
-    stage.project.write("other/callbacks.ts", &Ticker::callbacks("other1"));
-    stage.project.write("other/run.ts", &Ticker { name: "other".to_owned(), ..Ticker::default() }.entry());
-    let (dev, mut events) = Dev::ready(&stage).await;
-    let own = dev.running(&mut events).await;
-    let file = "src/midrun/other/run.ts";
-    let run = dev.start_run(&json!({ "file": file })).await;
-    let id = run["id"].as_str().expect("a run has an id").to_owned();
-    assert_eq!(run["entry"], file);
-    status(&mut events, &id, "running").await;
-    dev.log(&id).await.wait_for_start("TICK other1 ").await;
-    stage.project.write("other/callbacks.ts", &Ticker::callbacks("other2"));
-    let frame = events.next_named("rebuild").await;
-    let pid = dev.run(&id).await["pid"].as_u64().expect("it has a process");
-    assert_eq!(pids(&frame, "hotSwapTargets"), [pid], "only the run of that entry: {frame}");
-    assert_eq!(frame.data["hotSwapTargets"][0]["run"], id.as_str());
-    swapped(&mut events, &id).await;
-    dev.log(&id).await.wait_for_start("TICK other2 ").await;
-    stage.project.write("callbacks.ts", &Ticker::callbacks("own2"));
-    let frame = events.next_named("rebuild").await;
-    assert_eq!(decision(&frame, &own), decided("hot-swap", "only callbacks changed: onTick"));
-    assert_eq!(frame.data["decisions"].as_array().map(Vec::len), Some(1), "{frame}");
-    swapped(&mut events, &own).await;
-    // The project's own entry is what the manifest shows, also while another one lives.
-    let manifest = dev.client.get("/api/manifest").await.expect(200).json();
-    assert_eq!(manifest["trainer"]["name"], "ticker");
-
-    dev.stop_run(&id, "now").await;
-    status(&mut events, &id, "exited").await;
-    stage.project.write("other/callbacks.ts", &Ticker::callbacks("other3"));
-    stage.project.write("callbacks.ts", &Ticker::callbacks("own3"));
-    let frame = events.next_named("rebuild").await;
-    assert_eq!(decision(&frame, &own).0, "hot-swap", "nobody watches the other entry any more: {frame}");
-    let mut train = testkit::Train::start(&dev.client, &json!({ "file": file })).await;
-    train.wait_for("TICK other3 ", 0).await;
-    let pid = train.pid;
-    train.close();
-    gone(pid, LIMIT).await;
     dev.finish().await;
 }
 

@@ -185,3 +185,21 @@ async fn a_run_whose_host_died_too_is_lost_and_says_so() {
     tags_of_each_step_once(&whole.lines().map(str::to_owned).collect::<Vec<_>>());
     dev.finish().await;
 }
+
+#[tokio::test]
+async fn a_run_whose_request_died_with_the_server_is_the_next_server_s() {
+    let stage = Stage::ticker(&Ticker::default());
+    let (dev, _events) = Dev::ready(&stage).await;
+    let mut train = dev.train().await;
+    train.wait_for("TICK v1 ", 0).await;
+    let run = dev.runs().await[0]["id"].as_str().expect("a run has an id").to_owned();
+    dev.kill().await;
+
+    let (dev, mut events) = next_server(&stage).await;
+    assert_eq!(dev.run(&run).await["status"], "running", "it goes on");
+    stage.project.write("index.ts", &Ticker { learning_rate: 0.0003, ..Ticker::default() }.entry());
+    let next = successor(&mut events, &run).await;
+    dev.log(&next).await.wait_for_start("TICK v1 ").await;
+    assert_eq!(signals(&stage, &run), [STOP]);
+    dev.finish().await;
+}

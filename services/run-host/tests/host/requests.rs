@@ -141,6 +141,26 @@ fn sigterm_is_sent_once() {
 }
 
 #[test]
+fn a_runner_that_somebody_else_signalled_gets_no_second_signal() {
+    let stage = Setting::sh(&format!(
+        r#"trap 'echo "{{\"type\":\"earlyStop\",\"phase\":\"waiting\"}}" >&3' TERM; echo '{READY}' >&3
+           while [ ! -e go ]; do sleep 0.01; done"#
+    ))
+    .start();
+    stage.wait_for("ready", |step| matches!(step, Step::Ready { .. }));
+    let runner = process::Identity::of(stage.runner_pid()).unwrap();
+    process::PidFd::open(&runner).unwrap().send(SIGTERM).unwrap();
+    stage.wait_for("early stop", |step| matches!(step, Step::EarlyStop { .. }));
+    let mut visitor = stage.connect();
+    assert!(visitor.stop(StopMode::Checkpoint).unwrap_err().contains("already stopping"));
+    assert!(visitor.swap().unwrap_err().contains("already stopping"));
+    std::fs::write(stage.log_path().with_file_name("go"), "").unwrap();
+    let log = stage.finish();
+    assert!(signals(&log).is_empty());
+    assert_eq!(exit_of(&log), (0, None));
+}
+
+#[test]
 fn a_subscriber_gets_what_it_does_not_know_and_what_follows() {
     let stage = Setting::sh(
         r#"echo one; echo '{"type":"checkpoint","step":1}' >&3; echo two; echo '{"type":"checkpoint","step":2}' >&3

@@ -263,7 +263,7 @@ impl Registry {
 
     async fn on_read(self, envelope: Envelope<ReadLog>) -> Answer<ReadLog> {
         let (message, _held) = envelope.open();
-        let ReadLog { run, after, max_bytes, wait_ms, hint: _ } = message;
+        let ReadLog { run, after, max_bytes, wait_ms, hint: _, holds: _ } = message;
         let deadline = tokio::time::Instant::now() + Duration::from_millis(wait_ms.into());
         let mut changed = self.changed.subscribe();
         loop {
