@@ -870,6 +870,8 @@ impl Handler<Envelope<Newest>> for Registry {
     type Result = Result<NewestBuild, Never>;
 
     fn handle(&mut self, _: Envelope<Newest>, _: &mut Context<Self>) -> Self::Result {
-        Ok(self.core.fleet.borrow().newest())
+        let settings = &self.core.settings;
+        let shown_entry = entry::shown(&settings.project, settings.entry.as_str());
+        Ok(self.core.fleet.borrow().newest(&shown_entry))
     }
 }
