@@ -12,9 +12,10 @@
 //! | `usage:RUN` | `usage` `{processes, gpus, noGpus}` every two seconds: the run's processes, what they use, the GPUs; `gpus` is null where nothing can be said of them, and `noGpus` says why | none |
 //!
 //! A frame's data is `{topic, event, id?, past?, data}`; `id` is its position in the topic. About a topic itself speak
-//! `topic.open` (a `job` or `jobs` stream is open: what was asked for before may be out of date; or what was away can
-//! be asked again), `topic.away` `{error}` (it is tried again, with pauses, until the tab goes), `topic.missing`
-//! `{error}` (there is no such thing) and `topic.end` (it is complete): nothing more will come of these two.
+//! `topic.open` (what it tells of can be asked: for a `job` and for `jobs`, what was asked for before may be out of
+//! date), `topic.away` `{error}` (it cannot, and is tried again, with pauses, until the tab goes), `topic.missing`
+//! `{error}` (there is no such thing) and `topic.end` (it is complete): nothing more will come behind these two. `dev`
+//! and `troubles` say nothing of themselves.
 //!
 //! The frame's own `id:` is a cursor: the positions in all topics, `TOPIC~POSITION,TOPIC~POSITION`, percent-encoded.
 //! Who comes back with it in `Last-Event-ID` goes on in each topic behind it, without gap or repeat; a client may put

@@ -14,8 +14,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The source of one topic.
 pub(super) struct Source {
     pub(super) topic: String,
-    /// While it is away: how long it is left alone before it is asked again.
-    pause: Option<Duration>,
+    state: State,
+}
+
+enum State {
+    /// It was not heard of since the stream was opened.
+    Unasked,
+    Answers,
+    /// It did not answer, and is left alone for as long before it is asked again.
+    Away(Duration),
 }
 
 /// What a failure means for the topic.
@@ -28,19 +35,20 @@ pub(super) enum Lost {
 
 impl Source {
     pub(super) fn new(topic: String) -> Self {
-        Self { topic, pause: None }
+        Self { topic, state: State::Unasked }
     }
 
     /// Waits until it may be asked. Cancel-safe.
     pub(super) async fn turn(&self) {
-        if let Some(pause) = self.pause {
+        if let State::Away(pause) = self.state {
             tokio::time::sleep(pause).await;
         }
     }
 
     /// It answered. Gives what is to be said of that.
     pub(super) fn answered(&mut self) -> Option<Said> {
-        self.pause.take().map(|_| Said::about(&self.topic, "topic.open", None))
+        let before = std::mem::replace(&mut self.state, State::Answers);
+        (!matches!(before, State::Answers)).then(|| Said::about(&self.topic, "topic.open", None))
     }
 
     /// It did not do what it was asked for.
@@ -48,16 +56,11 @@ impl Source {
         if failure.is_final() {
             return Lost::ForGood(Said::about(&self.topic, "topic.missing", Some(failure.message())));
         }
-        let said = match self.pause {
-            Some(pause) => {
-                self.pause = Some((pause * 2).min(LONGEST_PAUSE));
-                None
-            }
-            None => {
-                self.pause = Some(FIRST_PAUSE);
-                Some(Said::about(&self.topic, "topic.away", Some(failure.message())))
-            }
-        };
-        Lost::ForNow(said)
+        if let State::Away(pause) = &mut self.state {
+            *pause = (*pause * 2).min(LONGEST_PAUSE);
+            return Lost::ForNow(None);
+        }
+        self.state = State::Away(FIRST_PAUSE);
+        Lost::ForNow(Some(Said::about(&self.topic, "topic.away", Some(failure.message()))))
     }
 }

@@ -76,7 +76,7 @@ async fn a_topic_that_ends_says_so_and_the_others_go_on() {
             seen.push(event);
         }
     }
-    assert_eq!(seen, ["output", "exit", "topic.end"]);
+    assert_eq!(seen, ["topic.open", "output", "exit", "topic.end"]);
     edge.registry.say(&run, RunStatus::Lost);
     loop {
         let event = tab.next().await.unwrap();
@@ -117,6 +117,7 @@ async fn a_terminal_is_followed_to_its_end_even_one_that_nobody_saw() {
     for (after, skipped) in [("", 0), ("~1", 1), ("~2", 3)] {
         let cursor = if after.is_empty() { String::new() } else { format!("{topic}{after}") };
         let mut tab = tab(&edge, &topic, &cursor).await;
+        assert_eq!(told(&tab.next().await.unwrap()).1, "topic.open");
         for (event, id) in all.iter().skip(skipped) {
             assert_eq!(told(&tab.next().await.unwrap()), (topic.clone(), (*event).to_owned(), id.clone()));
         }
@@ -132,8 +133,10 @@ async fn a_registry_that_is_away_ends_no_topic() {
     edge.registry.print(&run, "before\n");
     let mut log = tab(&edge, &format!("run:{run}"), "").await;
     let mut usage = tab(&edge, &format!("usage:{run}"), "").await;
-    assert_eq!(told(&log.next().await.unwrap()).1, "output");
-    assert_eq!(told(&usage.next().await.unwrap()).1, "usage");
+    for (topic, then) in [(&mut log, "output"), (&mut usage, "usage")] {
+        assert_eq!(told(&topic.next().await.unwrap()).1, "topic.open");
+        assert_eq!(told(&topic.next().await.unwrap()).1, then);
+    }
     edge.registry.go_away();
     // The request that waits for news is answered with the last of them.
     edge.registry.print(&run, "last\n");
@@ -160,6 +163,7 @@ async fn what_a_terminal_wrote_before_the_stream_was_opened_is_past() {
     let edge = edge();
     let topic = format!("terminal:{}", crate::registry::OLD_TERMINAL);
     let mut tab = tab(&edge, &topic, "").await;
+    assert_eq!(told(&tab.next().await.unwrap()).1, "topic.open");
     let mut past = Vec::new();
     while past.len() < 3 {
         let event = tab.next().await.unwrap();
@@ -200,6 +204,7 @@ async fn a_runs_processes_are_looked_at_while_somebody_watches() {
     let edge = edge();
     let run = edge.registry.add_run();
     let mut tab = tab(&edge, &format!("usage:{run}"), "").await;
+    assert_eq!(told(&tab.next().await.unwrap()).1, "topic.open");
     for _ in 0..2 {
         let event = tab.next().await.unwrap();
         assert_eq!(event.data["event"], "usage");
