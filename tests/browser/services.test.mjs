@@ -178,8 +178,8 @@ test("six processes: a page goes on when the registry was away, and when the con
     assert.notEqual(await job.getByTestId("link").textContent(), "Reconnecting", "the tab's own stream lives");
     const port = new URL(variables["MIDRUN_CONTROL_PLANE_URL"] ?? "").port;
     await start("control-plane", { MIDRUN_CONTROL_PLANE__PORT: port }).told("control-plane");
-    await job.getByText("Event stream interrupted.").waitFor({ state: "detached" });
     writeFileSync(gate("staying2"), "");
+    await job.getByText("Event stream interrupted.").waitFor({ state: "detached" });
     await log.getByText("checkpoint at step 3").waitFor();
     await list.locator(`.run-card[data-run="${staying}"]`).getByRole("button", { name: "Stop now" }).click();
     await list.locator(`.run-card[data-run="${staying}"]`).waitFor({ state: "detached" });
