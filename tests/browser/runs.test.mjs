@@ -56,10 +56,11 @@ before(async () => {
 
 after(() => stage?.strike());
 
-/** The run that `name` was started as, once it trains. @param {string} name */
-async function train(name) {
+/** The run that `name` was started as, once it trains, and has told of its checkpoint. @param {string} name @param {number | null} checkpoint */
+async function train(name, checkpoint = 1) {
   const job = await stage.server.train(name);
-  return until(`${name} training`, async () => (await stage.server.runs()).find((/** @type {any} */ run) => run.jobId === job && run.status === "running"));
+  const is = (/** @type {any} */ run) => run.jobId === job && run.status === "running" && (run.lastCheckpoint ?? null) === checkpoint;
+  return until(`${name} training`, async () => (await stage.server.runs()).find(is));
 }
 /** @param {string} id */
 const shown = async (id) => (await stage.server.ask("GET", `/api/runs/${id}`)).run;
@@ -144,7 +145,7 @@ test("a run is stopped at its next checkpoint by its own page's button, and by t
 });
 
 test("a run's page shows the GPUs, or why there is nothing to show", async () => {
-  const run = await train("swapping");
+  const run = await train("swapping", null);
   writeFileSync(gate("users"), `${run.pid}, GPU-a, 512\n`);
   const other = await stage.page(`#/runs/${run.id}`);
   const gpu = other.locator(".gpus li");
@@ -176,16 +177,19 @@ test("a page that may keep nothing goes on with its one stream", async () => {
   await other.addInitScript(() => {
     Storage.prototype.setItem = () => { throw new DOMException("full", "QuotaExceededError"); };
   });
-  await other.reload();
+  await other.goto("about:blank");
+  /** @type {string[]} */
+  const streams = [];
+  other.on("request", (request) => { if (request.url().includes("/api/events")) streams.push(request.url()); });
+  await other.goto(`${stage.server.url}/#/`);
   await card(run.id, other).waitFor();
   await other.getByTestId("link").getByText("Live").waitFor();
   await other.locator(".log-panel").getByText("started, process").waitFor();
-  let streams = 0;
-  other.on("request", (request) => { if (request.url().includes("/api/events")) streams += 1; });
   stage.project.edit("swapping.ts", (text) => text.replace("second", "third"));
   await other.getByTestId("saves").locator(".pill", { hasText: /^swapped$/ }).first().waitFor();
   await other.getByTestId("swapped").waitFor();
-  assert.equal(streams, 0);
+  assert.ok(streams.length > 0);
+  assert.deepEqual(streams, [...new Set(streams)], "none is opened again for the same topics");
   await other.context().close();
 });
 
@@ -200,6 +204,26 @@ test("a swap that the runner refuses says so, and why", async () => {
   await isAccessible(page, "a swap that was refused");
   await shot(page, "overview-not-swapped");
   await stopped(run.id);
+});
+
+test("a tab that is opened in the background takes no connection until it is looked at", async () => {
+  const other = await stage.page();
+  await other.addInitScript(() => {
+    let hidden = true;
+    Object.defineProperty(document, "hidden", { get: () => hidden });
+    Object.assign(globalThis, { lookAtIt: () => { hidden = false; document.dispatchEvent(new Event("visibilitychange")); } });
+  });
+  await other.goto("about:blank");
+  let streams = 0;
+  other.on("request", (request) => { if (request.url().includes("/api/events")) streams += 1; });
+  await other.goto(`${stage.server.url}/#/`);
+  await other.getByTestId("run").waitFor();
+  await other.waitForFunction(() => performance.now() > 1000);
+  assert.equal(streams, 0);
+  await other.evaluate(() => /** @type {any} */ (globalThis).lookAtIt());
+  await other.getByTestId("link").getByText("Live").waitFor();
+  await other.getByRole("button", { name: "Run training: index" }).waitFor();
+  await other.context().close();
 });
 
 test("forty live runs are shown, the first of them with their jobs' numbers", async () => {
