@@ -133,8 +133,12 @@ test("an entry without a trainer says what to export", async () => {
   await page.getByTestId("caption").getByText(/^No trainer in src\/midrun\/index\.ts yet\./).waitFor();
   assert.ok(await page.getByTestId("run").isDisabled());
   await shot(page, "overview-no-trainer");
+  await page.reload();
+  await page.getByTestId("caption").getByText(/^No trainer in src\/midrun\/index\.ts yet\./).waitFor();
   back();
   await page.getByRole("button", { name: "Run training: adder" }).waitFor();
+  await page.reload();
+  await page.getByTestId("caption").getByText("src/midrun/index.ts").waitFor();
 });
 
 test("a config edit stops at the next checkpoint, shows the difference, and restarts", async () => {
@@ -212,7 +216,7 @@ test("two tabs show the same, and a closed tab changes nothing", async () => {
 test("the keyboard is enough", async () => {
   await page.locator("h1").first().waitFor({ state: "attached" });
   await page.keyboard.press("?");
-  await page.getByRole("dialog").getByText("stop the newest live run at its next checkpoint").waitFor();
+  await page.getByRole("dialog").getByText("stop the run shown, or the newest live one, at its next checkpoint").waitFor();
   await isAccessible(page, "the help");
   await shot(page, "help");
   await page.keyboard.press("Escape");

@@ -2,11 +2,13 @@
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, test } from "node:test";
 import { chromium } from "playwright-core";
 
-import { built, Project } from "./server.mjs";
+import { built, Project, until } from "./server.mjs";
 
 const LIMIT_MS = 60_000;
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
@@ -52,7 +54,7 @@ class Process {
 
   /** @param {NodeJS.Signals} signal */
   async end(signal) {
-    this.child.kill(signal);
+    if (this.child.exitCode === null && this.child.signalCode === null) this.child.kill(signal);
     await this.ended;
   }
 }
@@ -98,4 +100,93 @@ test("a service that is away is named in the status line until it is back", asyn
     await browser.close();
   }
   await edge.end("SIGINT");
+});
+
+test("six processes: a page goes on when the registry was away, and when the control plane was", async () => {
+  const six = new Project();
+  /** @param {string} name */
+  const gate = (name) => join(six.home, name);
+  const steps = (/** @type {string} */ name) => [
+    ["emit", { type: "training.log", step: 1, loss: 1 }], ["checkpoint", 1], ["await", gate(`${name}1`)],
+    ["emit", { type: "training.log", step: 2, loss: 0.5 }], ["checkpoint", 2],
+  ];
+  six.script({ ending: [...steps("ending"), ["emit", { type: "training.completed" }]], staying: [...steps("staying"), ["await", gate("staying2")], ["checkpoint", 3], ["hold"]] });
+  /** @type {Record<string, string>} */
+  const variables = {};
+  /** @param {string} service @param {Record<string, string>} more */
+  const start = (service, more = {}) => {
+    const started = new Process(six, [service], { MIDRUN_PEERS__LISTEN: "127.0.0.1:0", ...variables, ...more });
+    processes.push(started);
+    return started;
+  };
+  /** @param {string} service @param {string} variable @param {string} [event] */
+  const place = async (service, variable, event = "serving") => {
+    const started = start(service);
+    variables[variable] = await started.told(event);
+    return started;
+  };
+  await place("build-watcher", "MIDRUN_PEERS__BUILD_WATCHER");
+  await place("manifest-inspector", "MIDRUN_PEERS__MANIFEST_INSPECTOR");
+  await place("cancel-broker", "MIDRUN_PEERS__CANCEL_BROKER");
+  const controlPlane = await place("control-plane", "MIDRUN_CONTROL_PLANE_URL", "control-plane");
+  const registry = await place("train-registry", "MIDRUN_PEERS__TRAIN_REGISTRY");
+  const edge = start("sse-gateway", { MIDRUN_GATEWAY__PORT: "0" });
+  const url = await edge.told("listening");
+  const browser = await chromium.launch({ executablePath: process.env["CHROMIUM"] ?? "/usr/bin/chromium", args: FLAGS });
+  try {
+    /** @param {string} hash */
+    const open = async (hash) => {
+      const page = await (await browser.newContext()).newPage();
+      page.setDefaultTimeout(LIMIT_MS);
+      await page.goto(`${url}/${hash}`);
+      return page;
+    };
+    const list = await open("#/");
+    await list.getByRole("button", { name: /^Run training: / }).waitFor();
+    /** @param {string} name */
+    const train = (name) => list.evaluate(async (file) => {
+      const token = /** @type {HTMLMetaElement} */ (document.querySelector('meta[name="midrun-token"]')).content;
+      const answer = await fetch("/api/runs", { method: "POST", headers: { "x-midrun-token": token, "content-type": "application/json" }, body: JSON.stringify({ file }) });
+      return (await answer.json()).run.id;
+    }, `src/midrun/${name}.ts`);
+    const [ending, staying] = [await train("ending"), await train("staying")];
+    for (const run of [ending, staying]) await list.locator(`.run-card[data-run="${run}"]`).getByText("Training at step 1").waitFor();
+    const page = await open(`#/runs/${staying}`);
+    const log = page.getByTestId("log");
+    await log.getByText("checkpoint at step 1").waitFor();
+    await page.getByTestId("processes").getByText("scripted-executor").first().waitFor();
+    const job = await open((await page.getByRole("region", { name: "Run" }).locator('a[href^="#/jobs/"]').getAttribute("href")) ?? "");
+    await job.getByTestId("chart").waitFor();
+
+    await registry.end("SIGKILL");
+    await page.getByTestId("troubles").getByText("train-registry is away").waitFor();
+    for (const name of ["ending1", "staying1"]) writeFileSync(gate(name), "");
+    await page.getByText("The processes cannot be seen at the moment").waitFor();
+    await page.getByText("The log cannot be read at the moment").waitFor();
+    await job.locator(".page-head").getByText("running").waitFor();
+    await (await start("train-registry", { MIDRUN_PEERS__LISTEN: new URL(variables["MIDRUN_PEERS__TRAIN_REGISTRY"] ?? "").host })).told("serving");
+    await list.locator(".run-list li").filter({ hasText: ending.slice(-6) }).getByText("Finished").waitFor();
+    await list.locator(`.run-card[data-run="${staying}"]`).getByText("Training at step 2").waitFor();
+    await log.getByText("checkpoint at step 2").waitFor();
+    for (const text of ["The log cannot be read", "The processes cannot be seen"]) await page.getByText(text).waitFor({ state: "detached" });
+    await page.getByTestId("processes").getByText("scripted-executor").first().waitFor();
+    await page.getByTestId("link").getByText("Live").waitFor();
+    assert.equal(await log.getByText("checkpoint at step 1").count(), 1, "nothing is told twice");
+
+    await controlPlane.end("SIGKILL");
+    await job.getByText("Event stream interrupted.").waitFor();
+    assert.notEqual(await job.getByTestId("link").textContent(), "Reconnecting", "the tab's own stream lives");
+    const port = new URL(variables["MIDRUN_CONTROL_PLANE_URL"] ?? "").port;
+    await start("control-plane", { MIDRUN_CONTROL_PLANE__PORT: port }).told("control-plane");
+    writeFileSync(gate("staying2"), "");
+    await job.getByText("Event stream interrupted.").waitFor({ state: "detached" });
+    await log.getByText("checkpoint at step 3").waitFor();
+    await list.locator(`.run-card[data-run="${staying}"]`).getByRole("button", { name: "Stop now" }).click();
+    await list.locator(`.run-card[data-run="${staying}"]`).waitFor({ state: "detached" });
+  } finally {
+    await browser.close();
+  }
+  await Promise.all(processes.map((one) => one.end("SIGINT")));
+  await until("the end of everything", async () => six.leftovers().length === 0);
+  six.remove();
 });

@@ -99,6 +99,29 @@ test("a reload and another tab show the same session", async () => {
   await shows("still-4");
 });
 
+test("what a program asks of a terminal is answered once, by the screen that somebody is at, and never again", async () => {
+  /** @type {string[]} */
+  const answers = [];
+  /** @param {import("playwright-core").Page} tab @param {string} name */
+  const listen = (tab, name) => tab.on("request", (request) => {
+    if (request.url().endsWith("/input") && request.postData()?.includes("\u001b[")) answers.push(name);
+  });
+  const other = await stage.page(`#/terminal/${id()}`);
+  await shows("still-4", other);
+  await other.evaluate(() => /** @type {HTMLElement} */ (document.activeElement).blur());
+  listen(page, "here");
+  listen(other, "there");
+  await type("stty -echo; printf '\\033[>c'; IFS= read -r -d c -t 30 reply; stty echo; echo answered-${#reply}");
+  for (const tab of [page, other]) await screen(tab).getByText(/^answered-[1-9]/).first().waitFor();
+  assert.deepEqual(answers, ["here"]);
+  await page.reload();
+  await screen().getByText(/^answered-[1-9]/).first().waitFor();
+  await type("echo quiet-$((6+1))");
+  for (const tab of [page, other]) await shows("quiet-7", tab);
+  assert.deepEqual(answers, ["here"]);
+  await other.context().close();
+});
+
 test("the shell goes on while the server is away, and nothing is written twice", async () => {
   await type("echo once-$((3*3))");
   await shows("once-9");

@@ -46,6 +46,11 @@ impl Failure {
         &self.message
     }
 
+    /// Whether asking again is of no use: the answer is about what was asked for, not about who was asked.
+    pub(crate) fn is_final(&self) -> bool {
+        self.status.is_client_error() && self.status != StatusCode::TOO_MANY_REQUESTS
+    }
+
     /// A refusal that a part gave, with its own status and code.
     fn refused(refusal: &impl Reject) -> Self {
         let status = StatusCode::from_u16(refusal.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -136,6 +141,20 @@ mod tests {
         assert!(body["error"].as_str().unwrap().contains("there is no run r1"));
         let (status, body) = seen(AskError::Refused(RunRefusal::Stopping)).await;
         assert_eq!((status, &body["code"]), (503, &Value::from("stopping")));
+    }
+
+    #[test]
+    fn only_a_refusal_of_what_was_asked_for_is_final() {
+        let unknown: AskError<RunRefusal> = AskError::Refused(RunRefusal::NotFound { run: "r1".into() });
+        assert!(Failure::from(unknown).is_final());
+        let stopping: AskError<RunRefusal> = AskError::Refused(RunRefusal::Stopping);
+        assert!(!Failure::from(stopping).is_final());
+        let away: AskError<Never> =
+            AskError::NotDelivered { peer: "get-run", why: "its inbox is full".into() };
+        assert!(!Failure::from(away).is_final());
+        let late: AskError<Never> =
+            AskError::Unknown { peer: "get-run", why: "the time allowed is spent".into() };
+        assert!(!Failure::from(late).is_final());
     }
 
     #[actix_web::test]

@@ -15,7 +15,7 @@ use crate::edge::BUDGET;
 use crate::failure::Failure;
 
 /// How long one request waits for the log to grow.
-const WAIT: Duration = Duration::from_secs(20);
+pub(crate) const WAIT: Duration = Duration::from_secs(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -84,7 +84,12 @@ where
 
     /// What is there already, at most a page of it; asks once.
     pub(crate) async fn first(&mut self) -> Result<LogPage, Failure> {
-        let page = self.ask(Duration::ZERO).await.map_err(Into::into)?;
+        self.look(Duration::ZERO).await
+    }
+
+    /// Asks once for the next page, which is empty when nothing comes within `wait`. Cancel-safe.
+    pub(crate) async fn look(&mut self, wait: Duration) -> Result<LogPage, Failure> {
+        let page = self.ask(wait).await.map_err(Into::into)?;
         self.note(&page);
         Ok(page)
     }

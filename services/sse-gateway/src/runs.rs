@@ -28,7 +28,7 @@ pub(crate) fn run_id(text: &str) -> Result<RunId, Failure> {
     Err(AskError::Refused(RunRefusal::NotFound { run: text.into() }).into())
 }
 
-/// `GET /api/manifest`.
+/// `GET /api/manifest`: what a run of the project's own entry would be.
 pub(crate) async fn manifest(edge: Data<Edge>, request: HttpRequest) -> Result<HttpResponse, Failure> {
     match edge.peers.newest.ask_within(Newest {}, trace(&request), BUDGET).await? {
         NewestBuild::Pending => {
@@ -37,7 +37,7 @@ pub(crate) async fn manifest(edge: Data<Edge>, request: HttpRequest) -> Result<H
         NewestBuild::Failing(failure) => {
             Err(Failure::bad_request(failure.message).with("diagnostics", json!(failure.diagnostics)))
         }
-        NewestBuild::Good { build_id, content_hash, manifest } => Ok(HttpResponse::Ok().json(json!({
+        NewestBuild::Good { build_id, content_hash, manifest, entry } => Ok(HttpResponse::Ok().json(json!({
             "trainer": manifest.trainer.map(|name| json!({ "name": name })),
             "configHash": manifest.config_hash,
             "config": manifest.config,
@@ -45,6 +45,7 @@ pub(crate) async fn manifest(edge: Data<Edge>, request: HttpRequest) -> Result<H
             "canSwap": manifest.can_swap,
             "buildId": build_id,
             "contentHash": content_hash,
+            "entry": entry,
         }))),
     }
 }

@@ -208,8 +208,8 @@ impl Fleet {
         self.builds.get(entry).is_some_and(|builds| builds.newest.is_some())
     }
 
-    /// What the project's own entry last came to.
-    pub(crate) fn newest(&self) -> NewestBuild {
+    /// What the project's own entry, which people are told of as `shown_entry`, last came to.
+    pub(crate) fn newest(&self, shown_entry: &str) -> NewestBuild {
         let Some(builds) = self.builds.get(&self.project_entry) else { return NewestBuild::Pending };
         if let Some(failure) = &builds.failing {
             return NewestBuild::Failing(failure.clone());
@@ -219,6 +219,7 @@ impl Fleet {
                 build_id: build_id.clone(),
                 content_hash: good.artifact.content_hash.clone(),
                 manifest: good.manifest.clone(),
+                entry: shown_entry.to_owned(),
             },
             None => NewestBuild::Pending,
         }

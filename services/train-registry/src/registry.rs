@@ -653,7 +653,8 @@ impl Core {
 
     /// What the project's own entry last came to.
     pub(crate) fn newest(&self) -> NewestBuild {
-        self.fleet.borrow().newest()
+        let shown_entry = entry::shown(&self.settings.project, self.settings.entry.as_str());
+        self.fleet.borrow().newest(&shown_entry)
     }
 
     fn log_at(&self, run: &RunId) -> Option<LogAt> {

@@ -278,6 +278,9 @@ pub enum NewestBuild {
         content_hash: ContentHash,
         /// What they say.
         manifest: crate::manifest::Manifest,
+        /// The project's own entry, as people are told of it: below the project's folder.
+        #[serde(default)]
+        entry: String,
     },
     /// The newest build or inspection failed.
     Failing(Failure),

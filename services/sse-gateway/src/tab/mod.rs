@@ -7,13 +7,15 @@
 //! | `run:ID` | those of `/api/runs/ID/events` | `SEQ` |
 //! | `job:ID` | those of `/api/jobs/ID/events` | the control plane's id |
 //! | `jobs` | `job.changed` `{job}` for each job that is created or changes its status, `jobs.missed` | none |
-//! | `terminal:ID` | those of `/api/terminals/ID/events` | `SEQ` |
+//! | `terminal:ID` | those of `/api/terminals/ID/events`; what was written before the stream was opened is marked `past` | `SEQ` |
 //! | `troubles` | `troubles` `{list: [{service, since, why}]}` at once and with each change: the services that cannot do their work, empty while all can | none |
-//! | `usage:RUN` | `usage` every two seconds: the run's processes, what they use, the GPUs | none |
+//! | `usage:RUN` | `usage` `{processes, gpus, noGpus}` every two seconds: the run's processes, what they use, the GPUs; `gpus` is null where nothing can be said of them, and `noGpus` says why | none |
 //!
 //! A frame's data is `{topic, event, id?, past?, data}`; `id` is its position in the topic. About a topic itself speak
-//! `topic.open` (a `job` or `jobs` stream is open: what was asked for before may be out of date), `topic.away`
-//! `{error}` (it is tried again), `topic.missing` `{error}` and `topic.end` (nothing more will come of it).
+//! `topic.open` (what it tells of can be asked: for a `job` and for `jobs`, what was asked for before may be out of
+//! date), `topic.away` `{error}` (it cannot, and is tried again, with pauses, until the tab goes), `topic.missing`
+//! `{error}` (there is no such thing) and `topic.end` (it is complete): nothing more will come behind these two. `dev`
+//! and `troubles` say nothing of themselves.
 //!
 //! The frame's own `id:` is a cursor: the positions in all topics, `TOPIC~POSITION,TOPIC~POSITION`, percent-encoded.
 //! Who comes back with it in `Last-Event-ID` goes on in each topic behind it, without gap or repeat; a client may put
@@ -26,7 +28,9 @@
 mod cursor;
 mod dev;
 mod job;
+mod log;
 mod run;
+mod source;
 mod terminal;
 mod topic;
 mod troubles;
@@ -49,8 +53,8 @@ use crate::metrics::Kind;
 use cursor::Cursor;
 use topic::Topic;
 
-/// More than any page shows at once.
-const MOST_TOPICS: usize = 32;
+/// More than any page shows at once: the overview follows at most 24 jobs.
+const MOST_TOPICS: usize = 64;
 
 /// One event of one topic.
 struct Said {

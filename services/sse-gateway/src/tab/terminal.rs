@@ -8,11 +8,10 @@ use wire::log::Step;
 use wire::terminal::GetTerminal;
 
 use super::Said;
+use super::log::{Log, PAGE_BYTES, Part};
 use crate::edge::Edge;
 use crate::log_reader::LogReader;
 use crate::terminal_events::{data, name, unseen_end};
-
-const PAGE_BYTES: u32 = 64 * 1024;
 
 pub(super) fn say(
     edge: Arc<Edge>,
@@ -25,46 +24,38 @@ pub(super) fn say(
     let reader = LogReader::new(read, terminal.clone(), after, PAGE_BYTES, edge.limits.patience);
     // Who was told everything and comes back is not told of the end again.
     let news = after == 0;
-    let state = Some((reader, GetTerminal { terminal }, topic, edge, news));
-    let pages = stream::unfold(state, |state| async move {
-        let (mut reader, terminal, topic, edge, news) = state?;
-        let page = match reader.next().await {
-            Ok(page) => page,
-            Err(failure) => {
-                let missing = Said::about(&topic, "topic.missing", Some(failure.message()));
-                return Some((vec![missing], None));
-            }
+    let state = Some((Log::new(reader, topic), GetTerminal { terminal }, edge, news));
+    let parts = stream::unfold(state, |state| async move {
+        let (mut log, terminal, edge, news) = state?;
+        let page = match log.next().await {
+            Part::About(said) => return Some((vec![said], Some((log, terminal, edge, news)))),
+            Part::Over(said) => return Some((vec![said], None)),
+            Part::Page(page) => page,
         };
-        let (records, ended) = page.map_or((Vec::new(), true), |page| (page.records, page.ended));
-        let news = news || !records.is_empty();
-        let seen = matches!(records.last().map(|record| &record.step), Some(Step::Exit { .. }));
-        let last = ended || seen;
-        let mut said: Vec<Said> = records
+        let news = news || !page.records.is_empty();
+        let seen = matches!(page.records.last().map(|record| &record.step), Some(Step::Exit { .. }));
+        let last = page.ended || seen;
+        let mut said: Vec<Said> = page
+            .records
             .iter()
             .map(|record| Said {
-                topic: topic.clone(),
+                topic: log.topic().to_owned(),
                 event: name(&record.step),
                 name: None,
                 id: Some(record.seq.to_string()),
-                past: false,
+                past: page.is_past(record),
                 data: data(record),
             })
             .collect();
         if last {
             if news && !seen {
                 let data = unseen_end(&edge, &terminal).await;
-                said.push(Said {
-                    topic: topic.clone(),
-                    event: "exit",
-                    name: None,
-                    id: None,
-                    past: false,
-                    data,
-                });
+                let topic = log.topic().to_owned();
+                said.push(Said { topic, event: "exit", name: None, id: None, past: false, data });
             }
-            said.push(Said::about(&topic, "topic.end", None));
+            said.push(Said::about(log.topic(), "topic.end", None));
         }
-        Some((said, (!last).then_some((reader, terminal, topic, edge, news))))
+        Some((said, (!last).then_some((log, terminal, edge, news))))
     });
-    pages.map(stream::iter).flatten()
+    parts.map(stream::iter).flatten()
 }

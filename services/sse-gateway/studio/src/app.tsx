@@ -5,6 +5,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { shortcuts, useShortcuts } from "./keys.ts";
 import { version } from "./net/ask.ts";
 import { admission, tab } from "./net/tab.ts";
+import type { Run } from "./net/types.ts";
 import { JobPage } from "./pages/job.tsx";
 import { JobsPage } from "./pages/jobs.tsx";
 import { OverviewPage } from "./pages/overview.tsx";
@@ -13,7 +14,7 @@ import { RunPage } from "./pages/run.tsx";
 import { TerminalPage } from "./pages/terminal.tsx";
 import { route, type Route } from "./router.ts";
 import { notice, say } from "./state/notice.ts";
-import { liveRuns, stopRun } from "./state/dev.ts";
+import { liveRuns, runOf, stopRun } from "./state/dev.ts";
 import { troubles } from "./state/troubles.ts";
 import { nextTheme, theme } from "./theme.ts";
 import { Banner, Button, Empty } from "./ui/parts.tsx";
@@ -42,7 +43,7 @@ export function App() {
   }, [now]);
   useShortcuts([
     { keys: "?", what: "this help", act: () => (helpIsOpen.value = !helpIsOpen.value) },
-    { keys: "s", what: "stop the newest live run at its next checkpoint", act: () => void stopNewest() },
+    { keys: "s", what: "stop the run shown, or the newest live one, at its next checkpoint", act: () => void stopShown() },
     ...PAGES.map(({ name, path, key }) => ({ keys: `g${key}`, what: `go to ${name}`, act: () => { location.hash = path; } })),
   ]);
   return (
@@ -59,9 +60,12 @@ export function App() {
   );
 }
 
-async function stopNewest() {
-  const run = liveRuns.value.find(({ status }) => status === "running" || status === "starting");
-  if (!run) return say("idle", "No run to stop");
+async function stopShown() {
+  const now = route.value;
+  const canStop = ({ status }: Pick<Run, "status">) => status === "running" || status === "starting";
+  // On a run's own page no other run is meant.
+  const run = now.page === "run" ? [runOf(now.id)].find((run) => run && canStop(run)) : liveRuns.value.find(canStop);
+  if (!run) return say("idle", now.page === "run" ? "This run is not training" : "No run to stop");
   try {
     await stopRun(run.id, "checkpoint");
     say("busy", `Run ${shortId(run.id)} stops at its next checkpoint`);

@@ -31,7 +31,8 @@ const isTyping = (target: EventTarget | null) =>
   target instanceof HTMLElement && (target.isContentEditable || target.closest("input, textarea, select, .xterm, dialog[open]") !== null);
 
 addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || isTyping(event.target)) return;
+  // A key that is held means what it means once.
+  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || isTyping(event.target)) return;
   const keys = pending + event.key;
   pending = "";
   clearTimeout(timer);

@@ -60,3 +60,11 @@ test("a save gets its runner's word, is listed once, and the list is bounded", (
   assert.equal(saves[0]?.error, "one");
   assert.equal(saves[0]?.at, Date.UTC(2026, 0, 1, 0, 0, 1), "when it was saved, not when it was told");
 });
+
+test("a save keeps of a changed value what is shown of it", () => {
+  const data = "1+1=2\n".repeat(200_000);
+  const [save] = afterBuild([], { ...rebuild("h1"), configDiff: [{ path: "config.dataset.data", from: "none", to: data }, { path: "config.maxSteps", to: 8 }] }, "e-1");
+  assert.deepEqual(save?.configDiff?.[1], { path: "config.maxSteps", from: "not set", to: "8" });
+  assert.equal(save?.configDiff?.[0]?.from, '"none"');
+  assert.ok(JSON.stringify(save).length < 1000);
+});

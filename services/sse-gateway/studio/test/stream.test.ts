@@ -157,6 +157,65 @@ test("a page out of sight for long holds no stream, and comes back", async () =>
   assert.equal(server.asked.length, 2);
 });
 
+test("topics that come and go do not keep the stream of a page out of sight", async () => {
+  const { server, stream, on } = setup();
+  stream.follow("dev", on);
+  const leave = stream.follow("job:j1", on);
+  await server.pass(50);
+  stream.show(false);
+  await server.pass(2000);
+  leave();
+  await server.pass(50);
+  assert.equal(server.asked.at(-1)?.path, "/api/events?topics=dev");
+  await server.pass(30_000);
+  assert.equal(server.asked.at(-1)?.abort.aborted, true);
+  const before = server.asked.length;
+  stream.follow("jobs", on);
+  await server.pass(1000);
+  assert.equal(server.asked.length, before, "nor do they open one");
+  stream.show(true);
+  await server.pass(50);
+  assert.equal(server.asked.at(-1)?.path, "/api/events?topics=dev,jobs");
+});
+
+test("a topic that is named just before the page is seen again is followed", async () => {
+  const { server, stream, on } = setup();
+  stream.follow("dev", on);
+  await server.pass(50);
+  stream.show(false);
+  stream.follow("jobs", on);
+  stream.show(true);
+  await server.pass(50);
+  assert.equal(server.asked.at(-1)?.path, "/api/events?topics=dev,jobs");
+});
+
+test("a page that was opened out of sight has no stream until it is seen", async () => {
+  const { server, stream, on } = setup();
+  stream.show(false);
+  stream.follow("dev", on);
+  await server.pass(60_000);
+  assert.equal(server.asked.length, 0);
+  stream.show(true);
+  await server.pass(50);
+  assert.equal(server.asked.length, 1);
+  assert.equal(stream.link.value, "live");
+});
+
+test("a page that is hidden while its stream is away asks no more until it is seen", async () => {
+  const { server, stream, on } = setup();
+  stream.follow("dev", on);
+  await server.pass(50);
+  server.refuses = true;
+  server.to?.close();
+  await server.pass(0);
+  stream.show(false);
+  await server.pass(30_000);
+  for (let n = 0; n < 10; n++) await server.pass(6000);
+  const before = server.asked.length;
+  for (let n = 0; n < 10; n++) await server.pass(6000);
+  assert.equal(server.asked.length, before);
+});
+
 test("a page that is not allowed in stops asking", async () => {
   const { server, stream, on } = setup();
   stream.follow("dev", on);

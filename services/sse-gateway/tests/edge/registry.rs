@@ -124,7 +124,7 @@ impl Registry {
             newest: self.newest_inbox.peer(),
             outstanding: Peer::fake(|_| Ok(vec![outstanding_cancel()])),
             events: self.events.feed(),
-            terminals: one_terminal(),
+            terminals: two_terminals(),
             control_plane,
             trouble,
         }
@@ -372,8 +372,15 @@ fn outstanding_cancel() -> OutstandingCancel {
 /// A terminal session whose log is two lines and no end.
 pub(crate) const TERMINAL: &str = "t1m7z722w3c12gb";
 
-/// Peers that reach nobody, but for the log of [`TERMINAL`].
-fn one_terminal() -> TerminalPeers {
+/// One whose first two lines were written long ago, and the third one just now.
+pub(crate) const OLD_TERMINAL: &str = "t1m7z722w3c12gc";
+
+fn long_ago() -> String {
+    "2026-01-01T00:00:00.000Z".to_owned()
+}
+
+/// Peers that reach nobody, but for the logs of [`TERMINAL`] and [`OLD_TERMINAL`].
+fn two_terminals() -> TerminalPeers {
     let missing = |terminal| TerminalRefusal::NotFound { terminal };
     TerminalPeers {
         open: Inbox::new(1).peer(),
@@ -384,15 +391,17 @@ fn one_terminal() -> TerminalPeers {
         resize: Inbox::new(1).peer(),
         run: Inbox::new(1).peer(),
         read: Peer::fake(move |ReadTerminal { terminal, after, .. }| {
-            if terminal.as_str() != TERMINAL {
-                return Err(missing(terminal));
-            }
-            let line = |seq| {
+            let line = |seq, ts| {
                 let step =
                     Step::Output { stream: Stream::Pty, text: Some(format!("line {seq}\r\n")), base64: None };
-                Record { seq, ts: wire::now(), step }
+                Record { seq, ts, step }
             };
-            let records = (1..=2).filter(|seq| *seq > after).map(line).collect();
+            let lines = match terminal.as_str() {
+                TERMINAL => vec![line(1, wire::now()), line(2, wire::now())],
+                OLD_TERMINAL => vec![line(1, long_ago()), line(2, long_ago()), line(3, wire::now())],
+                _ => return Err(missing(terminal)),
+            };
+            let records = lines.into_iter().filter(|line| line.seq > after).collect();
             Ok(LogPage { records, hint: 0, ended: true })
         }),
     }

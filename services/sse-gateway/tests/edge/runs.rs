@@ -25,6 +25,7 @@ async fn the_manifest_is_told_when_there_is_one() {
                 .into(),
             can_swap: true,
         },
+        entry: "src/midrun/index.ts".to_owned(),
     };
     let (status, body) = edge.json(edge.get("/api/manifest")).await;
     assert_eq!(status, 200);
@@ -33,6 +34,7 @@ async fn the_manifest_is_told_when_there_is_one() {
     assert_eq!(body["configHash"], ConfigHash::of(&config).as_str());
     assert_eq!(body["callbacks"], json!(["onLog", "onStarted"]));
     assert_eq!((&body["buildId"], &body["contentHash"]), (&json!("b1"), &json!("cc")));
+    assert_eq!(body["entry"], "src/midrun/index.ts");
 
     *edge.registry.newest.lock().unwrap() = NewestBuild::Good {
         build_id: "b2".into(),
@@ -44,6 +46,7 @@ async fn the_manifest_is_told_when_there_is_one() {
             callbacks: Default::default(),
             can_swap: false,
         },
+        entry: "src/midrun/index.ts".to_owned(),
     };
     let (status, body) = edge.json(edge.get("/api/manifest")).await;
     assert_eq!((status, &body["trainer"], &body["config"]), (200, &json!(null), &json!(null)));

@@ -76,7 +76,7 @@ async fn a_topic_that_ends_says_so_and_the_others_go_on() {
             seen.push(event);
         }
     }
-    assert_eq!(seen, ["output", "exit", "topic.end"]);
+    assert_eq!(seen, ["topic.open", "output", "exit", "topic.end"]);
     edge.registry.say(&run, RunStatus::Lost);
     loop {
         let event = tab.next().await.unwrap();
@@ -117,12 +117,59 @@ async fn a_terminal_is_followed_to_its_end_even_one_that_nobody_saw() {
     for (after, skipped) in [("", 0), ("~1", 1), ("~2", 3)] {
         let cursor = if after.is_empty() { String::new() } else { format!("{topic}{after}") };
         let mut tab = tab(&edge, &topic, &cursor).await;
+        assert_eq!(told(&tab.next().await.unwrap()).1, "topic.open");
         for (event, id) in all.iter().skip(skipped) {
             assert_eq!(told(&tab.next().await.unwrap()), (topic.clone(), (*event).to_owned(), id.clone()));
         }
     }
     let mut tab = tab(&edge, &format!("terminal:{}", wire::TerminalId::fresh()), "").await;
     assert_eq!(told(&tab.next().await.unwrap()).1, "topic.missing");
+}
+
+#[actix_web::test]
+async fn a_registry_that_is_away_ends_no_topic() {
+    let edge = edge();
+    let run = edge.registry.add_run();
+    edge.registry.print(&run, "before\n");
+    let mut log = tab(&edge, &format!("run:{run}"), "").await;
+    let mut usage = tab(&edge, &format!("usage:{run}"), "").await;
+    for (topic, then) in [(&mut log, "output"), (&mut usage, "usage")] {
+        assert_eq!(told(&topic.next().await.unwrap()).1, "topic.open");
+        assert_eq!(told(&topic.next().await.unwrap()).1, then);
+    }
+    edge.registry.go_away();
+    // The request that waits for news is answered with the last of them.
+    edge.registry.print(&run, "last\n");
+    assert_eq!(told(&log.next().await.unwrap()).1, "output");
+    for topic in [&mut log, &mut usage] {
+        let away = topic.next().await.unwrap();
+        assert_eq!(away.data["event"], "topic.away");
+        assert!(
+            away.data["data"]["error"].as_str().unwrap().contains("it is not running"),
+            "{:?}",
+            away.data
+        );
+    }
+    edge.registry.come_back();
+    for (topic, then) in [(&mut log, "output"), (&mut usage, "usage")] {
+        assert_eq!(told(&topic.next().await.unwrap()).1, "topic.open", "it is told once that it is away");
+        edge.registry.print(&run, "after\n");
+        assert_eq!(told(&topic.next().await.unwrap()).1, then);
+    }
+}
+
+#[actix_web::test]
+async fn what_a_terminal_wrote_before_the_stream_was_opened_is_past() {
+    let edge = edge();
+    let topic = format!("terminal:{}", crate::registry::OLD_TERMINAL);
+    let mut tab = tab(&edge, &topic, "").await;
+    assert_eq!(told(&tab.next().await.unwrap()).1, "topic.open");
+    let mut past = Vec::new();
+    while past.len() < 3 {
+        let event = tab.next().await.unwrap();
+        past.push((event.data["data"]["seq"].clone(), event.data["past"] == true));
+    }
+    assert_eq!(past, [(json!(1), true), (json!(2), true), (json!(3), false)]);
 }
 
 #[actix_web::test]
@@ -141,7 +188,7 @@ async fn topics_are_checked_and_the_token_too() {
     ] {
         assert_eq!(edge.json(edge.get(&format!("/api/events?{odd}"))).await.0, 400, "{odd}");
     }
-    let many = (0..40).map(|n| format!("job:{n}")).collect::<Vec<_>>().join(",");
+    let many = (0..65).map(|n| format!("job:{n}")).collect::<Vec<_>>().join(",");
     assert_eq!(edge.json(edge.get(&format!("/api/events?topics={many}"))).await.0, 400);
     let url = edge.url("/api/events?topics=dev");
     assert_eq!(edge.json(edge.http.get(&url)).await.0, 401);
@@ -157,6 +204,7 @@ async fn a_runs_processes_are_looked_at_while_somebody_watches() {
     let edge = edge();
     let run = edge.registry.add_run();
     let mut tab = tab(&edge, &format!("usage:{run}"), "").await;
+    assert_eq!(told(&tab.next().await.unwrap()).1, "topic.open");
     for _ in 0..2 {
         let event = tab.next().await.unwrap();
         assert_eq!(event.data["event"], "usage");

@@ -36,9 +36,11 @@ pub(super) struct Gpus {
     absent: bool,
 }
 
+const ABSENT: &str = "nvidia-smi is not on this machine";
+
 impl Gpus {
-    /// Nothing when there is no `nvidia-smi`, or when it fails.
-    pub(super) async fn look(&mut self, seen: &[Seen]) -> Option<Vec<Gpu>> {
+    /// The cards, or why nothing can be said of them.
+    pub(super) async fn look(&mut self, seen: &[Seen]) -> Result<Vec<Gpu>, String> {
         let mut cards = parse_cards(&self.ask(CARDS).await?);
         for (pid, uuid, bytes) in parse_users(&self.ask(USERS).await?) {
             let ours = seen.iter().any(|process| process.pid == pid);
@@ -46,26 +48,37 @@ impl Gpus {
                 card.run_memory_bytes += bytes;
             }
         }
-        Some(cards)
+        Ok(cards)
     }
 
-    async fn ask(&mut self, query: &str) -> Option<String> {
+    async fn ask(&mut self, query: &str) -> Result<String, String> {
         if self.absent {
-            return None;
+            return Err(ABSENT.to_owned());
         }
         let mut command = Command::new("nvidia-smi");
         command.args([query, "--format=csv,noheader,nounits"]).stdin(Stdio::null()).kill_on_drop(true);
         let output = match tokio::time::timeout(LIMIT, command.output()).await {
             Ok(Ok(output)) => output,
-            Ok(Err(error)) => {
-                self.absent = error.kind() == ErrorKind::NotFound;
-                return None;
+            Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
+                self.absent = true;
+                return Err(ABSENT.to_owned());
             }
-            Err(_) => return None,
+            Ok(Err(error)) => return Err(format!("nvidia-smi cannot be started: {error}")),
+            Err(_) => return Err(format!("nvidia-smi did not answer within {} s", LIMIT.as_secs())),
         };
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        // It says what is wrong on standard output.
+        let said =
+            String::from_utf8_lossy(if output.stdout.is_empty() { &output.stderr } else { &output.stdout });
+        let why: String =
+            said.lines().next().unwrap_or("it did not say why").chars().take(LONGEST_WHY).collect();
+        Err(format!("nvidia-smi failed: {why}"))
     }
 }
+
+const LONGEST_WHY: usize = 300;
 
 fn parse_cards(text: &str) -> Vec<Gpu> {
     let card = |line: &str| {

@@ -17,7 +17,9 @@ use wire::RunId;
 use wire::run::GetRun;
 
 use super::Said;
+use super::source::{Lost, Source};
 use crate::edge::Edge;
+use crate::failure::Failure;
 use gpu::Gpus;
 use table::{Marks, Seen};
 
@@ -29,16 +31,18 @@ type Spent = HashMap<(u32, u64), u64>;
 struct Watch {
     edge: Arc<Edge>,
     run: RunId,
-    topic: String,
+    source: Source,
     gpus: Gpus,
     /// The last look.
     before: Option<(Instant, Spent)>,
+    /// A look was told, so the next one is not due yet.
+    looked: bool,
     over: bool,
 }
 
 pub(super) fn say(edge: Arc<Edge>, run: RunId) -> impl Stream<Item = Said> {
-    let topic = format!("usage:{run}");
-    let watch = Watch { edge, run, topic, gpus: Gpus::default(), before: None, over: false };
+    let source = Source::new(format!("usage:{run}"));
+    let watch = Watch { edge, run, source, gpus: Gpus::default(), before: None, looked: false, over: false };
     stream::unfold(watch, |mut watch| async move {
         let said = watch.next().await?;
         Some((said, watch))
@@ -50,16 +54,29 @@ impl Watch {
         if self.over {
             return None;
         }
-        if self.before.is_some() {
+        if std::mem::take(&mut self.looked) {
             tokio::time::sleep(PAUSE).await;
         }
-        let run = match self.edge.peers.get.ask(GetRun { run: self.run.clone() }).await {
-            Ok(run) => run,
-            Err(error) => {
-                self.over = true;
-                return Some(Said::about(&self.topic, "topic.missing", Some(&error.to_string())));
+        let run = loop {
+            self.source.turn().await;
+            let asked = self.edge.peers.get.ask(GetRun { run: self.run.clone() }).await;
+            let run = match asked.map_err(Failure::from) {
+                Ok(run) => run,
+                Err(failure) => match self.source.failed(&failure) {
+                    Lost::ForGood(said) => {
+                        self.over = true;
+                        return Some(said);
+                    }
+                    Lost::ForNow(Some(said)) => return Some(said),
+                    Lost::ForNow(None) => continue,
+                },
+            };
+            match self.source.answered() {
+                Some(said) => return Some(said),
+                None => break run,
             }
         };
+        self.looked = true;
         let marks = Marks {
             pid: run.pid.filter(|_| run.status.is_live()),
             run: self.run.as_str().to_owned(),
@@ -68,10 +85,12 @@ impl Watch {
         let seen = actix_web::web::block(move || table::look(&marks)).await.unwrap_or_default();
         let now = Instant::now();
         let gpus = self.gpus.look(&seen).await;
-        let data = json!({ "processes": self.rows(&seen, now), "gpus": gpus });
+        let data = json!({
+            "processes": self.rows(&seen, now), "gpus": gpus.as_ref().ok(), "noGpus": gpus.as_ref().err(),
+        });
         self.before = Some((now, seen.iter().map(|process| (process.key(), process.cpu_ms)).collect()));
         Some(Said {
-            topic: self.topic.clone(),
+            topic: self.source.topic.clone(),
             event: "usage",
             name: None,
             id: None,

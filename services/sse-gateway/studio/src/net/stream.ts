@@ -48,7 +48,14 @@ export class TabStream {
   private readonly outside: Outside;
   private readonly listeners = new Map<string, Listener>();
   private abort: AbortController | undefined;
-  private callOff: (() => void) | undefined;
+  // What calls off each of the things that wait for their time; each has a place of its own, since none of them may be
+  // called off by another one.
+  /** Topics are being gathered, and the stream is opened for them then. */
+  private gathering: (() => void) | undefined;
+  /** A stream that broke is opened again then. */
+  private comeback: (() => void) | undefined;
+  /** A page out of sight is without a stream from then on. */
+  private hiding: (() => void) | undefined;
   private pause = FIRST_PAUSE;
   private hidden = false;
   private stopped = false;
@@ -75,31 +82,40 @@ export class TabStream {
     return this.listeners.get(topic)?.position;
   }
 
-  /** Tells whether the page can be seen. */
+  /** Tells whether the page can be seen. One that was never seen yet has no stream until it is. */
   show(visible: boolean) {
-    this.callOff?.();
+    this.hiding?.();
+    this.hiding = undefined;
     if (visible) {
       this.hidden = false;
       this.pause = FIRST_PAUSE;
-      if (!this.abort) this.open();
-    } else {
-      this.callOff = this.outside.later(HIDDEN_GRACE, () => {
-        this.hidden = true;
-        this.abort?.abort();
-      });
-    }
+      if (!this.abort && !this.gathering) this.open();
+    } else if (this.lives.value === 0) this.hide();
+    else this.hiding = this.outside.later(HIDDEN_GRACE, () => this.hide());
+  }
+
+  private hide() {
+    this.hiding = undefined;
+    this.hidden = true;
+    this.comeback?.();
+    this.comeback = undefined;
+    this.abort?.abort();
+    this.abort = undefined;
   }
 
   /** No stream any more: this page is not allowed in. */
   stop() {
     this.stopped = true;
-    this.callOff?.();
+    this.gathering?.();
+    this.comeback?.();
+    this.hiding?.();
     this.abort?.abort();
   }
 
   private reopen() {
-    this.callOff?.();
-    this.callOff = this.outside.later(GATHER, () => {
+    this.gathering?.();
+    this.gathering = this.outside.later(GATHER, () => {
+      this.gathering = undefined;
       this.abort?.abort();
       this.abort = undefined;
       this.open();
@@ -107,6 +123,8 @@ export class TabStream {
   }
 
   private open() {
+    this.comeback?.();
+    this.comeback = undefined;
     if (this.stopped || this.hidden || this.listeners.size === 0) return;
     const abort = new AbortController();
     this.abort = abort;
@@ -158,8 +176,7 @@ export class TabStream {
     this.abort = undefined;
     if (this.stopped || this.hidden) return;
     this.link.value = "away";
-    this.callOff?.();
-    this.callOff = this.outside.later(this.pause * (0.7 + this.outside.random() * 0.6), () => this.open());
+    this.comeback = this.outside.later(this.pause * (0.7 + this.outside.random() * 0.6), () => this.open());
     this.pause = Math.min(this.pause * 2, LONGEST_PAUSE);
   }
 }

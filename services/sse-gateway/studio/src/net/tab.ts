@@ -14,6 +14,8 @@ export const tab = new TabStream({
 });
 
 document.addEventListener("visibilitychange", () => tab.show(!document.hidden));
+// A link that is opened in the background shows nothing to anybody yet.
+if (document.hidden) tab.show(false);
 
 /** `reloading`: the token changed and the page fetches the new one. `shut`: that did not help. */
 export const admission = signal<"in" | "reloading" | "shut">("in");

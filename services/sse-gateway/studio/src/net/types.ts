@@ -104,6 +104,8 @@ export interface Manifest {
   callbacks: string[];
   canSwap: boolean;
   contentHash: string;
+  /** The project's own entry, below the project's folder. */
+  entry: string;
 }
 
 export interface LogRecord {
@@ -159,6 +161,8 @@ export interface Usage {
   gpus:
     | { index: number; name: string; percent: number | null; memoryUsedBytes: number | null; memoryTotalBytes: number | null; runMemoryBytes: number }[]
     | null;
+  /** Why `gpus` is null. */
+  noGpus: string | null;
 }
 
 /** A service that cannot do its work. */
@@ -185,3 +189,6 @@ export interface Terminal {
 
 export const isLive = (run: Pick<Run, "status">) =>
   run.status !== "exited" && run.status !== "lost" && run.status !== "restarting";
+
+/** It has ended, and its successor waits for something, such as a good build. */
+export const awaitsSuccessor = (run: Pick<Run, "status" | "replacedBy">) => run.status === "restarting" && !run.replacedBy;

@@ -4,7 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { ask } from "../net/ask.ts";
 import type { ConfigChange, Job } from "../net/types.ts";
 import { jobPath, runPath } from "../router.ts";
-import { configDiff } from "../state/config.ts";
+import { briefly, configDiff } from "../state/config.ts";
 import { runs } from "../state/dev.ts";
 import type { JobFeed } from "../state/job-feed.ts";
 import type { LossSeries } from "../state/series.ts";
@@ -73,7 +73,7 @@ export function Lineage({ id, job }: { id: string; job: Job | null }) {
               {place > 0 && (
                 <div class="between">
                   <span class="muted">{run?.resume ? `went on from step ${whole(run.resume.step)}` : link.job === id && job?.resumeFrom ? `went on from step ${whole(job.resumeFrom.step)}` : run?.fromScratch ? `from scratch: ${run.fromScratch}` : "replaced by"}</span>
-                  {rows.length > 0 ? <ConfigRows rows={rows} /> : <Changes changes={changes} />}
+                  {rows.length > 0 ? <ConfigRows rows={rows} /> : <Changes changes={changes.map(briefly)} />}
                 </div>
               )}
               <div class="link-line">

@@ -2,7 +2,7 @@
 
 import { useEffect, useState } from "preact/hooks";
 import { Refused, words } from "../net/ask.ts";
-import { isLive, type Diagnostic, type Run } from "../net/types.ts";
+import { awaitsSuccessor, isLive, type Diagnostic, type Run } from "../net/types.ts";
 import { useShortcuts } from "../keys.ts";
 import { runPath } from "../router.ts";
 import { build, runs, runsAreLoaded, runsError, startRun } from "../state/dev.ts";
@@ -17,12 +17,14 @@ import { SaveList } from "./save-list.tsx";
 
 /** Ended runs that are listed. */
 const LISTED = 30;
+/** Cards that show their job's numbers, from the top: a tab's stream has room for so many topics. */
+const FOLLOWED = 24;
 
 export function OverviewPage() {
   const [chosen, setChosen] = useState<string | null>(null);
   const all = runs.value;
   const selected = successor(all, chosen) ?? all.find(isLive) ?? all[0];
-  const shown = all.filter((run) => isLive(run) || (run.status === "restarting" && !run.replacedBy && run.endedAt === null));
+  const shown = all.filter((run) => isLive(run) || awaitsSuccessor(run));
   // What was chosen and replaced is looked at no more: its successor is.
   useEffect(() => {
     if (chosen && selected && selected.id !== chosen) setChosen(selected.id);
@@ -34,7 +36,9 @@ export function OverviewPage() {
       <div class="overview-grid">
         <div class="overview-main">
           {runsError.value && !runsAreLoaded.value && <Banner tone="warn">The runs cannot be read: {runsError.value}.</Banner>}
-          {shown.map((run) => <RunCard key={run.id} run={run} selected={run.id === selected?.id} onSelect={() => setChosen(run.id)} />)}
+          {shown.map((run, place) => (
+            <RunCard key={run.id} run={run} follows={place < FOLLOWED} selected={run.id === selected?.id} onSelect={() => setChosen(run.id)} />
+          ))}
           <Log run={selected} />
         </div>
         <aside class="overview-side" aria-label="Saves and runs">
@@ -129,7 +133,7 @@ function Log({ run }: { run: Run | undefined }) {
 }
 
 function Ended({ all, selected, onSelect }: { all: Run[]; selected: string | undefined; onSelect: (id: string) => void }) {
-  const ended = all.filter((run) => !isLive(run));
+  const ended = all.filter((run) => !isLive(run) && !awaitsSuccessor(run));
   if (ended.length === 0) return null;
   return (
     <Panel title="Earlier runs" extra={<span class="muted">{ended.length}</span>}>

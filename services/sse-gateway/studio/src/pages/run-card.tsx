@@ -2,8 +2,9 @@
 
 import { useEffect, useState } from "preact/hooks";
 import { words } from "../net/ask.ts";
-import { isLive, type ConfigChange, type ConfigRow, type Run } from "../net/types.ts";
+import { awaitsSuccessor, isLive, type Run } from "../net/types.ts";
 import { jobPath, runPath } from "../router.ts";
+import { briefly, type BriefChange } from "../state/config.ts";
 import { saves, stopRun, swaps } from "../state/dev.ts";
 import { say } from "../state/notice.ts";
 import { useJobFeed } from "../state/use.ts";
@@ -16,8 +17,9 @@ import { Sparkline } from "../ui/sparkline.tsx";
 /** How long a swap is spoken of. */
 const SWAP_SHOWN = 12_000;
 
-export function RunCard({ run, selected, onSelect }: { run: Run; selected: boolean; onSelect: () => void }) {
-  const feed = useJobFeed(isLive(run) ? run.jobId : null);
+/** `follows`: it shows how far the run's job is. */
+export function RunCard({ run, follows, selected, onSelect }: { run: Run; follows: boolean; selected: boolean; onSelect: () => void }) {
+  const feed = useJobFeed(follows && isLive(run) ? run.jobId : null);
   const step = feed?.step.value ?? null;
   const loss = feed?.loss.value ?? null;
   const { tone, text } = stateOf(run, step);
@@ -42,7 +44,7 @@ export function RunCard({ run, selected, onSelect }: { run: Run; selected: boole
       {run.reason && run.status !== "running" && <p class="run-reason">{run.reason}</p>}
       {changes.length > 0 && (
         <div class="run-changes">
-          <span class="muted">{run.status === "restarting" || run.status === "early-stopping" ? "restarts with" : run.resume ? `goes on from step ${run.resume.step} with` : "started anew with"}</span>
+          <span class="muted">{isReplaced(run) ? "restarts with" : run.resume ? `goes on from step ${run.resume.step} with` : "started anew with"}</span>
           <Changes changes={changes} />
         </div>
       )}
@@ -55,11 +57,14 @@ export function RunCard({ run, selected, onSelect }: { run: Run; selected: boole
   );
 }
 
+/** It is about to be replaced: what is shown of it is what its successor starts with. */
+const isReplaced = (run: Run) => run.status === "early-stopping" || run.status === "restarting";
+
 /** What made the difference: in its own words where the server tells them, else from the save that caused it. */
-function changesOf(run: Run): ConfigChange[] {
-  const own = run.config ?? [];
-  if (own.length > 0) return own.map(({ path, before, wanted }: ConfigRow) => ({ path, from: before, to: wanted }));
-  const about = run.status === "early-stopping" || run.status === "restarting" ? run.id : run.replaces;
+function changesOf(run: Run): BriefChange[] {
+  const own = isReplaced(run) ? [] : (run.config ?? []);
+  if (own.length > 0) return own.map(({ path, before, wanted }) => briefly({ path, from: before, to: wanted }));
+  const about = isReplaced(run) ? run.id : run.replaces;
   if (!about) return [];
   const save = saves.value.find(({ decisions }) => decisions.some((one) => one.run === about && one.decision === "restart"));
   return save?.configDiff ?? [];
@@ -82,7 +87,7 @@ export function SwapNote({ id }: { id: string }) {
 
 export function RunButtons({ run }: { run: Run }) {
   const [asking, setAsking] = useState(false);
-  if (!isLive(run)) return null;
+  if (!isLive(run) && !awaitsSuccessor(run)) return null;
   const stop = async (mode: "checkpoint" | "now") => {
     setAsking(true);
     try {
@@ -92,6 +97,13 @@ export function RunButtons({ run }: { run: Run }) {
     }
     setAsking(false);
   };
+  if (awaitsSuccessor(run)) {
+    return (
+      <div class="run-buttons">
+        <Button icon="stop" kind="danger" disabled={asking} onClick={() => void stop("now")}>Do not restart</Button>
+      </div>
+    );
+  }
   const canWait = run.status === "running" || run.status === "starting";
   return (
     <div class="run-buttons">

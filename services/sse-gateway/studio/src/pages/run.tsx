@@ -140,22 +140,28 @@ function Came({ run }: { run: Run }) {
 
 interface Watched {
   usage: Usage | null;
+  /** Why nothing is seen, and whether it is looked for again. */
   missing: string | null;
+  away: string | null;
 }
 
 function Processes({ id }: { id: string }) {
-  const [watched] = useState<Signal<Watched>>(() => signal({ usage: null, missing: null }));
+  const [watched] = useState<Signal<Watched>>(() => signal({ usage: null, missing: null, away: null }));
   useEffect(() => tab.follow(`usage:${id}`, ({ event, data }) => {
-    if (event === "usage") watched.value = { usage: data as Usage, missing: null };
+    if (event === "usage") watched.value = { usage: data as Usage, missing: null, away: null };
     else if (event === "topic.missing") watched.value = { ...watched.value, missing: data?.error ?? "not available on this server" };
+    else if (event === "topic.away") watched.value = { ...watched.value, away: data?.error ?? "the server cannot look" };
+    else if (event === "topic.open") watched.value = { ...watched.value, missing: null, away: null };
   }), [id]);
-  const { usage, missing } = watched.value;
+  const { usage, missing, away } = watched.value;
   if (missing) return <Panel title="Processes"><Empty title={missing} /></Panel>;
-  if (!usage) return <Panel title="Processes"><Empty title="Looking…" /></Panel>;
+  const gone = away && <Banner tone="warn">The processes cannot be seen at the moment: {away}. It is tried again.</Banner>;
+  if (!usage) return <Panel title="Processes">{gone || <Empty title="Looking…" />}</Panel>;
   const memory = usage.processes.reduce((sum, { memoryBytes }) => sum + memoryBytes, 0);
   const share = usage.processes.reduce((sum, { cpuPercent }) => sum + (cpuPercent ?? 0), 0);
   return (
     <Panel title="Processes" extra={<span class="muted">{Math.round(share)} % CPU · {bytes(memory)}</span>}>
+      {gone}
       {usage.processes.length === 0 ? <Empty title="None is seen on this machine" /> : (
         <div class="scroll-x" tabIndex={0} role="region" aria-label="Table of processes">
           <table class="table processes" data-testid="processes">
@@ -184,7 +190,7 @@ function Processes({ id }: { id: string }) {
           ))}
         </ul>
       )}
-      {usage.gpus === null && <p class="note">No GPU figures: <code>nvidia-smi</code> is not on this machine.</p>}
+      {usage.noGpus && <p class="note">No GPU figures: {usage.noGpus}.</p>}
     </Panel>
   );
 }

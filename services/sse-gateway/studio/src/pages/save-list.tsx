@@ -4,7 +4,7 @@ import { traceUi } from "../net/ask.ts";
 import { saves } from "../state/dev.ts";
 import { runPath } from "../router.ts";
 import type { Save } from "../state/saves.ts";
-import { brief, clock, ms, shortId } from "../ui/format.ts";
+import { clock, cut, ms, shortId } from "../ui/format.ts";
 import { Empty, Panel, Pill } from "../ui/parts.tsx";
 import { Icon } from "../ui/icons.tsx";
 
@@ -41,7 +41,7 @@ function Entry({ save }: { save: Save }) {
       </div>
       {save.error && <p class="save-error"><Pill tone="bad">Build failed</Pill> <span>{save.error}</span></p>}
       {save.configDiff?.map(({ path, from, to }) => (
-        <p key={path} class="save-diff mono">{path}: {brief(from, 30)} → {brief(to, 30)}</p>
+        <p key={path} class="save-diff mono">{path}: {cut(from, 30)} → {cut(to, 30)}</p>
       ))}
       {save.decisions.map(({ run, decision, why, ack }) => {
         const said = ack ? (ack.ok ? { tone: "good" as const, text: "swapped" } : { tone: "bad" as const, text: "not swapped" }) : VERBS[decision] ?? { tone: "idle" as const, text: decision };

@@ -99,6 +99,7 @@ function Session({ id, terminal }: { id: string; terminal: Terminal | undefined 
       }>
         {over && <Banner tone="idle">{session.ended.value}</Banner>}
         {tab.link.value === "away" && <Banner tone="warn">The server is away. The shell goes on without it.</Banner>}
+        {!over && session.away.value && <Banner tone="warn">The screen cannot be read at the moment: {session.away.value}. The shell goes on, and it is tried again.</Banner>}
         {session.refused.value && <Banner tone="bad">What was typed did not get there: {session.refused.value}.</Banner>}
         <LazyScreen feed={(to) => session.feed(to)} label={`Terminal ${shortId(id)}`} onType={(text) => session.type(text)} onSize={(rows, columns) => void session.resize(rows, columns)} />
       </Panel>

@@ -1,6 +1,7 @@
 // Where two configs differ. Pure.
 
 import type { ConfigChange } from "../net/types.ts";
+import { brief } from "../ui/format.ts";
 
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
@@ -13,3 +14,12 @@ export function configDiff(from: unknown, to: unknown, path = "config"): ConfigC
   }
   return JSON.stringify(from) === JSON.stringify(to) ? [] : [{ path, from, to }];
 }
+
+/** A change as it is shown. */
+export interface BriefChange {
+  path: string;
+  from: string;
+  to: string;
+}
+
+export const briefly = ({ path, from, to }: ConfigChange): BriefChange => ({ path, from: brief(from), to: brief(to) });

@@ -7,6 +7,7 @@ import { tab } from "../net/tab.ts";
 import type { Frame } from "../net/stream.ts";
 import { isLive, type Diagnostic, type ErrorFrame, type Manifest, type RebuildFrame, type Run, type RunFrame, type SwapFrame } from "../net/types.ts";
 import { afterBuild, afterError, afterSwap, type Save } from "./saves.ts";
+import { troubles } from "./troubles.ts";
 
 export type Build =
   | { state: "pending" }
@@ -25,7 +26,7 @@ export const swaps = signal<Record<string, { ok: boolean; tookMs: number | null;
 export const liveRuns = computed(() => runs.value.filter(isLive));
 export const runOf = (id: string) => runs.value.find((run) => run.id === id);
 
-const KEPT = "midrun.saves";
+const KEPT = "midrun.saves.2";
 const GATHER = 60;
 
 // A reload goes on where the page was, so what happened on save is not lost with it.
@@ -77,28 +78,33 @@ function put(run: Run) {
   runs.value = place < 0 ? [run, ...runs.value] : runs.value.with(place, { ...runs.value[place], ...run });
 }
 
-/** The project's own entry, once it is known, and the entries of the builds that were told of. */
+/** The project's own entry, once it is known. */
 let ownEntry: string | undefined;
-const entries = new Map<string, string>();
-
-const MOST_ENTRIES = 100;
-
-function rememberEntry(contentHash: string, entry: string) {
-  const oldest = entries.keys().next().value;
-  if (entries.size >= MOST_ENTRIES && oldest !== undefined) entries.delete(oldest);
-  entries.set(contentHash, entry);
-}
 
 // The first build that a server's stream tells of is how things stand, not something that happened just now.
 let toldEpoch = kept?.position.split("-")[0];
+/** Whose words the newest frame was. */
+let writer: string | undefined;
 
 function on(frame: Frame) {
   const epoch = frame.id?.split("-")[0];
+  // Another one tells now, who does not say what became of runs meanwhile.
+  if (writer !== undefined && epoch !== writer) loadRunsSoon();
+  writer = epoch;
   const isBuild = frame.event === "ready" || frame.event === "rebuild" || frame.event === "error";
   const news = toldEpoch === epoch && frame.past !== true;
   if (isBuild) toldEpoch = epoch;
   batch(() => take(frame, news));
-  sessionStorage.setItem(KEPT, JSON.stringify({ position: frame.id, saves: saves.value }));
+  keep(frame.id);
+}
+
+/** Where there is no room, a reload begins at the oldest save that was kept or that the server knows. */
+function keep(position: string | undefined) {
+  try {
+    sessionStorage.setItem(KEPT, JSON.stringify({ position, saves: saves.value }));
+  } catch {
+    // The stream must not break for it.
+  }
 }
 
 function take({ event, data, id = "", past = false }: Frame, news: boolean) {
@@ -107,7 +113,6 @@ function take({ event, data, id = "", past = false }: Frame, news: boolean) {
     case "rebuild": {
       const frame = data as RebuildFrame;
       if (frame.entry === ownEntry && !past) build.value = { state: "good", trainer: frame.trainerName, entry: frame.entry };
-      rememberEntry(frame.contentHash, frame.entry);
       readBuildSoon();
       // What was built because a run needed it, nobody saved.
       if ((news || past) && frame.changed.length + frame.decisions.length > 0) saves.value = afterBuild(saves.value, frame, id);
@@ -149,6 +154,13 @@ export function followDev() {
   effect(() => {
     if (tab.lives.value > 0) void loadRuns();
   });
+  let troubled = false;
+  effect(() => {
+    const now = troubles.value.length > 0;
+    // What could not be asked or was not told while a service was away.
+    if (troubled && !now) loadRunsSoon();
+    troubled = now;
+  });
   if (kept) readBuildSoon();
 }
 
@@ -170,9 +182,8 @@ async function readBuild() {
     readAgain = false;
     try {
       const manifest = await ask<Manifest>("GET", "/api/manifest");
-      const entry = entries.get(manifest.contentHash) ?? ownEntry ?? "";
-      if (entry !== "") ownEntry = entry;
-      build.value = { state: "good", trainer: manifest.trainer?.name ?? null, entry };
+      ownEntry = manifest.entry;
+      build.value = { state: "good", trainer: manifest.trainer?.name ?? null, entry: manifest.entry };
     } catch (error) {
       if (error instanceof Refused && error.status === 400) {
         const diagnostics = error.data["diagnostics"];

@@ -41,7 +41,9 @@ export class RunLog {
     this.leave = tab.follow(`run:${id}`, ({ event, data }) => {
       if (event === "topic.end") this.ended.value = true;
       else if (event === "topic.missing") this.missing.value = data?.error ?? "there is no such run";
-      else if (!event.startsWith("topic.")) this.take(data as LogRecord);
+      else if (event === "topic.away") this.missing.value = `The log cannot be read at the moment: ${data?.error ?? "its source is away"}. It is tried again.`;
+      else this.missing.value = null;
+      if (!event.startsWith("topic.")) this.take(data as LogRecord);
       this.draw();
     });
   }

@@ -1,6 +1,7 @@
 // What happened on each save, newest first. Pure.
 
 import type { ErrorFrame, RebuildFrame, SwapFrame } from "../net/types.ts";
+import { briefly, type BriefChange } from "./config.ts";
 
 export interface Save {
   /** What it is known by in a list. */
@@ -11,7 +12,8 @@ export interface Save {
   contentHash?: string;
   traceId?: string | null;
   timings?: RebuildFrame["timings"];
-  configDiff?: RebuildFrame["configDiff"];
+  /** In brief: a value may be a whole data set. */
+  configDiff?: BriefChange[];
   decisions: { run: string; decision: string; why: string; ack?: Ack }[];
 }
 
@@ -33,7 +35,7 @@ export function afterBuild(saves: Save[], frame: RebuildFrame, key: string): Sav
     contentHash: frame.contentHash,
     traceId: frame.traceId,
     timings: frame.timings,
-    configDiff: frame.configDiff,
+    configDiff: frame.configDiff.map(briefly),
     decisions: frame.decisions.map(({ run, decision, why }) => ({ run, decision, why })),
   });
 }

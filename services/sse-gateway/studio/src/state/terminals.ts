@@ -45,15 +45,20 @@ export interface Command {
 const MOST_COMMANDS = 100;
 const MOST_PARTS = 20_000;
 
+/** Takes what a session wrote. `old`: it was written before anybody here could answer. */
+export type Reader = (bytes: string | Uint8Array, old: boolean) => void;
+
 /** One session: what it wrote, and a way to type into it. */
 export class TerminalSession {
   readonly id: string;
   readonly ended = signal<string | null>(null);
+  /** Why nothing comes at the moment. */
+  readonly away = signal<string | null>(null);
   readonly commands = signal<readonly Command[]>([]);
   /** Why what was typed did not get there. */
   readonly refused = signal<string | null>(null);
   private readonly past: (string | Uint8Array)[] = [];
-  private readonly readers = new Set<(bytes: string | Uint8Array) => void>();
+  private readonly readers = new Set<Reader>();
   private leave = () => {};
   private closed = false;
   private typed = "";
@@ -65,8 +70,8 @@ export class TerminalSession {
     void this.begin();
   }
 
-  feed(to: (bytes: string | Uint8Array) => void): () => void {
-    for (const part of this.past) to(part);
+  feed(to: Reader): () => void {
+    for (const part of this.past) to(part, true);
     this.readers.add(to);
     return () => this.readers.delete(to);
   }
@@ -117,18 +122,19 @@ export class TerminalSession {
     if (!this.closed) this.leave = tab.follow(`terminal:${this.id}`, (frame) => this.on(frame));
   }
 
-  private on({ event, data }: Frame) {
+  private on({ event, data, past = false }: Frame) {
+    this.away.value = event === "topic.away" ? (data?.error ?? "its source is away") : null;
     if (event === "topic.missing") this.ended.value ??= data?.error ?? "there is no such terminal";
     else if (event === "topic.end") this.ended.value ??= "The shell ended.";
-    else if (!event.startsWith("topic.")) this.take(event, data as LogRecord);
+    else if (!event.startsWith("topic.")) this.take(event, data as LogRecord, past);
   }
 
-  private take(name: string, record: LogRecord) {
+  private take(name: string, record: LogRecord, old: boolean) {
     if (name === "output") {
       const part = record.text ?? Uint8Array.from(atob(record.base64 ?? ""), (letter) => letter.charCodeAt(0));
       this.past.push(part);
       if (this.past.length > MOST_PARTS) this.past.splice(0, MOST_PARTS / 10);
-      for (const reader of this.readers) reader(part);
+      for (const reader of this.readers) reader(part, old);
     } else if (name === "input") {
       const command = { id: String(record["command"]), text: record.text ?? "" };
       this.commands.value = [command, ...this.commands.value].slice(0, MOST_COMMANDS);

@@ -8,8 +8,8 @@ import { resolved, shade } from "../theme.ts";
 import { openWithin } from "./policy.ts";
 
 export interface ScreenProps {
-  /** Hands over everything there is and will be; gives what ends it. */
-  feed: (to: (bytes: string | Uint8Array) => void) => () => void;
+  /** Hands over everything there is and will be, and whether it is old news; gives what ends it. */
+  feed: (to: (bytes: string | Uint8Array, old?: boolean) => void) => () => void;
   label: string;
   /** Takes what is typed; without it nothing can be. */
   onType?: (text: string) => void;
@@ -52,11 +52,18 @@ export function Screen({ feed, label, onType, onSize, columns }: ScreenProps) {
     terminal.onResize(({ rows, cols }) => onSize?.(rows, cols));
     fill();
     onSize?.(terminal.rows, terminal.cols);
+    // The emulator also says as if typed what a program asks a terminal. What was asked long ago is not answered, nor
+    // by a screen that nobody is at: another one may show the same session.
+    let old = 0;
+    const isAt = () => document.hasFocus() && element.contains(document.activeElement);
     if (onType) {
-      terminal.onData(onType);
+      terminal.onData((text) => { if (old === 0 && isAt()) onType(text); });
       terminal.focus();
     }
-    const leave = feed((bytes) => terminal.write(bytes));
+    const leave = feed((bytes, isOld = false) => {
+      if (isOld) old += 1;
+      terminal.write(bytes, () => { if (isOld) old -= 1; });
+    });
     return () => {
       leave();
       watch.disconnect();

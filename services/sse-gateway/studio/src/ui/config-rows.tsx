@@ -1,15 +1,16 @@
 // What changed in a config, key by key.
 
-import type { ConfigChange, ConfigRow } from "../net/types.ts";
+import type { ConfigRow } from "../net/types.ts";
+import type { BriefChange } from "../state/config.ts";
 import { brief } from "./format.ts";
 
-export function Changes({ changes }: { changes: readonly ConfigChange[] }) {
+export function Changes({ changes }: { changes: readonly BriefChange[] }) {
   return (
     <ul class="changes">
       {changes.map(({ path, from, to }) => (
         <li key={path}>
           <span class="mono key">{path.replace(/^config\./, "")}</span>{" "}
-          <del class="mono">{brief(from)}</del><span class="arrow" aria-label="is now">→</span><ins class="mono">{brief(to)}</ins>
+          <del class="mono">{from}</del><span class="arrow" aria-label="is now">→</span><ins class="mono">{to}</ins>
         </li>
       ))}
     </ul>

@@ -58,9 +58,10 @@ export function figure(value: number | null | undefined): string {
 
 export const whole = (value: number) => value.toLocaleString("en-US");
 
+export const cut = (text: string, most: number) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+
 /** A config's value in a line. */
 export function brief(value: unknown, most = 60): string {
   if (value === undefined || value === null) return "not set";
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
+  return cut(JSON.stringify(value) ?? String(value), most);
 }
