@@ -132,8 +132,23 @@ test("the playground asks a checkpoint while it trains, two side by side, and st
   await answers.first().getByText(/\d+ ms|[\d.]+ s$/).waitFor();
   assert.match((await answers.first().locator("pre").textContent()) ?? "", /\d/);
   await page.getByRole("button", { name: "Side by side" }).click();
+  const models = page.getByLabel("Model");
+  const [left = "", right = ""] = await until("two checkpoints", async () => {
+    const values = await models.nth(1).getByRole("option").evaluateAll((options) => options.map((option) => /** @type {HTMLOptionElement} */ (option).value));
+    const steps = [...new Set(values)].filter((value) => /^\d+$/.test(value));
+    return steps.length >= 2 ? steps : null;
+  });
+  /** @type {string[]} */
+  const asked = [];
+  page.on("request", (request) => { if (request.url().endsWith("/api/inference/chat")) asked.push(String(request.postDataJSON().adapter.step)); });
+  await models.nth(0).selectOption(left);
+  await models.nth(1).selectOption(right);
   await page.getByRole("button", { name: "Ask" }).click();
-  for (const place of [0, 1]) await answers.nth(place).getByText(/\d+ ms|[\d.]+ s$/).waitFor();
+  for (const place of [0, 1]) {
+    await answers.nth(place).getByText(/\d+ ms|[\d.]+ s$/).waitFor();
+    assert.match((await answers.nth(place).locator("pre").textContent()) ?? "", /\d/);
+  }
+  assert.deepEqual(asked.sort(), [left, right].sort(), "each side asks its own checkpoint");
   await isAccessible(page, "the playground");
   await shot(page, "playground-two");
 });

@@ -12,6 +12,13 @@ import { shot, Stage } from "./stage.mjs";
 const POINTS = 1_000_000;
 const JOBS = 10_000;
 const RATE = 200;
+/** On a quiet machine, 500 ms; this leaves room for one that does much else. */
+const FIRST_PAINT_MS = 1500;
+/** 17 ms is smooth; more than this is not, even on a machine that does much else. */
+const MEDIAN_FRAME_MS = 50;
+const LONGEST_FRAME_MS = 250;
+/** What garbage that is not yet collected, and points that come and go, may differ by. */
+const HEAP_NOISE_MB = 4;
 /** The step of the sample that sticks out. */
 const SPIKE = 777_778;
 
@@ -67,7 +74,7 @@ test("a job of a million points is painted soon, and exactly a little later", as
     return performance.now() - begun;
   }, large);
   console.log(`first paint of ${POINTS} points: ${took.toFixed(0)} ms`);
-  assert.ok(took < 5000, `${took} ms`);
+  assert.ok(took < FIRST_PAINT_MS, `${took} ms`);
   const chart = page.getByTestId("chart");
   await until("the sample that sticks out", async () => (await chart.getAttribute("data-highest")) === "9");
   assert.ok(Number(await chart.getAttribute("data-points")) < 10_000);
@@ -122,6 +129,20 @@ test("a zoom asks for the points of its range, keeps the sample that sticks out,
   await page.mouse.dblclick(...(await middle(page)));
   await until("the whole", async () => (await chart.getAttribute("data-zoom")) === "" && (await shows(1, POINTS)));
   assert.equal(await highest(), 9);
+  await drag(0.4, 0.41);
+  await until("a zoom", () => chart.getAttribute("data-zoom"));
+  /** @type {string[]} */
+  const odd = [];
+  page.on("response", (answer) => { if (answer.status() >= 400) odd.push(`${answer.status()} ${answer.url()}`); });
+  await chart.focus();
+  for (let press = 0; press < 80; press++) await page.keyboard.press("-");
+  await until("the whole again", async () => (await chart.getAttribute("data-zoom")) === "" && (await shows(1, POINTS)));
+  for (let press = 0; press < 80; press++) await page.keyboard.press("ArrowRight");
+  await page.keyboard.press("+");
+  await until("a half", async () => asked && asked.from > 200_000 && (await shows(asked.from, asked.to)));
+  assert.deepEqual(odd, [], "no key asks for what the server does not understand");
+  assert.ok(Number(await chart.getAttribute("data-points")) < 10_000, "nor reads every event");
+  await page.keyboard.press("0");
   const quiet = await drag(0.1, 0.3);
   assert.ok(quiet.to < SPIKE);
   await until("only the range", () => shows(quiet.from, quiet.to));
@@ -139,20 +160,24 @@ test("ten thousand jobs scroll, and are searched as one types", async () => {
   const page = await stage.page("#/jobs");
   await page.getByText(`${(JOBS + 1).toLocaleString("en-US")} of`).waitFor();
   const list = page.getByTestId("jobs");
-  const { longest, rows } = await list.evaluate(async (element) => {
-    let longest = 0;
+  const { frames, rows } = await list.evaluate(async (element) => {
+    /** @type {number[]} */
+    const frames = [];
     let rows = 0;
-    for (let part = 0; part <= 60; part++) {
-      const begun = performance.now();
-      element.scrollTop = (element.scrollHeight * part) / 60;
-      await new Promise(requestAnimationFrame);
-      await new Promise(requestAnimationFrame);
-      longest = Math.max(longest, performance.now() - begun);
+    let before = await new Promise(requestAnimationFrame);
+    for (let part = 0; part <= 120; part++) {
+      element.scrollTop = (element.scrollHeight * part) / 120;
+      const now = await new Promise(requestAnimationFrame);
+      frames.push(now - before);
+      before = now;
       rows = Math.max(rows, document.querySelectorAll("[data-job]").length);
     }
-    return { longest, rows };
+    return { frames: frames.sort((a, b) => a - b), rows };
   });
-  console.log(`longest two frames while scrolling ${JOBS} jobs: ${longest.toFixed(0)} ms`);
+  const [median = NaN, longest = NaN] = [frames[Math.floor(frames.length / 2)], frames.at(-1)];
+  console.log(`frames while scrolling ${JOBS} jobs: median ${median.toFixed(0)} ms, longest ${longest.toFixed(0)} ms`);
+  assert.ok(median < MEDIAN_FRAME_MS, `the median frame takes ${median} ms`);
+  assert.ok(longest < LONGEST_FRAME_MS, `the longest frame takes ${longest} ms`);
   assert.ok(rows > 0 && rows < 80, `${rows} rows in the document`);
   await page.getByLabel("Search jobs by name or id").fill("filler-9999");
   await page.locator('[data-job="filler-9999"]').waitFor();
@@ -191,9 +216,11 @@ test("two hundred events a second leave the page responsive and its memory flat"
   const newest = async () => Number((await page.locator(".event-rows .event-row").first().locator("span").nth(1).textContent())?.replaceAll(",", ""));
   await until("a full event log", async () => (await page.getByTestId("events").getAttribute("data-count")) === "500");
   const [first, from, begun] = [await heap(), await newest(), Date.now()];
+  let middle = NaN;
   /** @type {number[]} */
   const frames = [];
   while (Date.now() - begun < seconds * 1000) {
+    if (Number.isNaN(middle) && Date.now() - begun > seconds * 500) middle = await heap();
     frames.push(await page.evaluate(async () => {
       const begun = performance.now();
       await new Promise((go) => setTimeout(go, 50));
@@ -204,10 +231,11 @@ test("two hundred events a second leave the page responsive and its memory flat"
   const rate = ((await newest()) - from) / ((Date.now() - begun) / 1000);
   frames.sort((a, b) => a - b);
   const late = frames[Math.floor(frames.length * 0.95)] ?? NaN;
-  console.log(`${rate.toFixed(0)} events/s for ${seconds} s: 95 % of timers at most ${late.toFixed(0)} ms late, heap ${first.toFixed(1)} MB, then ${last.toFixed(1)} MB`);
-  assert.ok(rate > RATE / 2, `${rate} events/s`);
+  console.log(`${rate.toFixed(0)} events/s for ${seconds} s: 95 % of timers at most ${late.toFixed(0)} ms late, heap ${first.toFixed(1)} MB, half way ${middle.toFixed(1)} MB, then ${last.toFixed(1)} MB`);
+  assert.ok(rate > RATE * 0.9, `${rate} events/s`);
   assert.ok(late < 500, `timers are ${late} ms late`);
-  assert.ok(last < first + 15, `heap grew from ${first} to ${last} MB`);
+  // However long it goes on: what is kept is full by half the time.
+  assert.ok(last < middle + HEAP_NOISE_MB, `heap grew from ${middle} to ${last} MB in the second half`);
   assert.equal(await page.getByTestId("events").getAttribute("data-count"), "500");
   await page.context().close();
 });

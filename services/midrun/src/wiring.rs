@@ -127,6 +127,7 @@ pub(crate) fn gateway_settings(project: &Project, token: Secret) -> sse_gateway:
         token,
         allowed_hosts: wanted.allowed_hosts.clone(),
         title: format!("{} · midrun", project.name()),
+        assets: sse_gateway::Assets::built_in(),
         version: env!("CARGO_PKG_VERSION").into(),
         workers: wanted.workers,
         trace_ui: wanted.trace_ui.clone(),

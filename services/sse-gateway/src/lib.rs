@@ -74,5 +74,6 @@ mod upstream;
 
 pub use edge::{Peers, TerminalPeers};
 pub use metrics::descriptions;
+pub use page::Assets;
 pub use serve::{Gateway, Handle};
 pub use settings::{Limits, Settings, SettingsError};

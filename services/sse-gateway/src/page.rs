@@ -1,5 +1,5 @@
-//! Studio: its built files inside the binary, the token in the first of them. A binary that was built without it
-//! serves a page that says how to build it.
+//! Studio: its built files inside the binary, the token in the first of them. Without them the page says how to build
+//! them.
 //!
 //! What must hold: the page runs its own script and style and nothing else, and no other page can frame, read or
 //! embed it. It is the way by which a browser gets the token, so it is served to allowed hosts only. Files whose names
@@ -16,18 +16,47 @@ use crate::edge::Edge;
 use crate::failure::Failure;
 use crate::settings::Settings;
 
-/// Name and content of each built file; none when Studio was not built.
-const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/studio_files.rs"));
+/// Name and content of a built file.
+type File = (&'static str, &'static [u8]);
+
+/// None when Studio was not built.
+const BUILT_IN: &[File] = include!(concat!(env!("OUT_DIR"), "/studio_files.rs"));
 const UNBUILT: &str = include_str!("../assets/unbuilt.html");
 const INDEX: &str = "index.html";
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; font-src 'self'; \
                       img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
+/// The files of which the page is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Assets(&'static [File]);
+
+impl Assets {
+    /// Studio, if it was there when this binary was built; else the same as [`Assets::none`].
+    pub fn built_in() -> Self {
+        Self(BUILT_IN)
+    }
+
+    /// No Studio: the page says how to build it.
+    pub fn none() -> Self {
+        Self(&[])
+    }
+
+    fn named(self, name: &str) -> Option<&'static [u8]> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, content)| *content)
+    }
+
+    /// The page itself, with places to fill.
+    fn index(self) -> std::borrow::Cow<'static, str> {
+        self.named(INDEX).map_or(UNBUILT.into(), String::from_utf8_lossy)
+    }
+}
+
 /// What is served below `/`, ready to send.
 pub(crate) struct Page {
     index: Bytes,
-    /// The tag of each of [`FILES`].
+    files: &'static [File],
+    /// The tag of each of the files.
     tags: Vec<String>,
 }
 
@@ -40,18 +69,16 @@ impl Page {
         let version = meta("midrun-version", &settings.version);
         let trace_ui = settings.trace_ui.iter().map(|url| meta("midrun-trace-ui", url));
         let metas: String = token.chain(live).chain([version]).chain(trace_ui).collect();
-        let index = file_named(INDEX).map_or(UNBUILT.into(), String::from_utf8_lossy);
-        let index = index
+        let index = settings
+            .assets
+            .index()
             .replace("{{title}}", &escape(&settings.title))
             .replace("{{version}}", &escape(&settings.version))
             .replace("{{metas}}", metas.trim_end());
-        let tag = |(_, content): &(&str, &[u8])| format!("\"{}\"", &ContentHash::of(content).as_str()[..16]);
-        Self { index: index.into(), tags: FILES.iter().map(tag).collect() }
+        let tag = |(_, content): &File| format!("\"{}\"", &ContentHash::of(content).as_str()[..16]);
+        let files = settings.assets.0;
+        Self { index: index.into(), files, tags: files.iter().map(tag).collect() }
     }
-}
-
-fn file_named(name: &str) -> Option<&'static [u8]> {
-    FILES.iter().find(|(known, _)| *known == name).map(|(_, content)| *content)
 }
 
 /// `text` as it may stand in an attribute or between tags.
@@ -98,11 +125,11 @@ pub(crate) async fn file(
     request: HttpRequest,
 ) -> Result<HttpResponse, Failure> {
     // The page's own file holds places to fill, and is served filled only.
-    let wanted = |(known, _): &(&str, &[u8])| *known == name.as_str() && *known != INDEX;
-    let Some(place) = FILES.iter().position(wanted) else {
+    let wanted = |(known, _): &File| *known == name.as_str() && *known != INDEX;
+    let Some(place) = edge.page.files.iter().position(wanted) else {
         return admission::nowhere().await;
     };
-    let ((name, content), tag) = (FILES[place], edge.page.tags[place].as_str());
+    let ((name, content), tag) = (edge.page.files[place], edge.page.tags[place].as_str());
     let known =
         request.headers().get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
     let mut response = if known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
@@ -136,7 +163,7 @@ mod tests {
     /// The policy forbids all of these; better to find them here than in a browser.
     #[test]
     fn the_page_keeps_its_own_policy() {
-        for page in [UNBUILT.into(), file_named(INDEX).map_or(UNBUILT.into(), String::from_utf8_lossy)] {
+        for page in [Assets::none().index(), Assets::built_in().index()] {
             for forbidden in
                 ["style=\"", " onclick", " onload", "<style", "src=\"http", "href=\"http", "<script>"]
             {
@@ -148,14 +175,17 @@ mod tests {
 
     #[test]
     fn whatever_the_page_asks_for_is_there() {
-        let Some(index) = file_named(INDEX) else { return };
-        let index = String::from_utf8_lossy(index);
+        let assets = Assets::built_in();
+        if assets == Assets::none() {
+            return;
+        }
+        let index = assets.index();
         let asked: Vec<&str> =
             index.split('"').filter(|part| part.ends_with(".js") || part.ends_with(".css")).collect();
         assert!(asked.len() >= 2, "{asked:?}");
         for part in asked {
             let name = part.trim_start_matches("./").trim_start_matches('/');
-            assert!(file_named(name).is_some(), "the page asks for {part}");
+            assert!(assets.named(name).is_some(), "the page asks for {part}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use wire::Secret;
 
 use crate::guard::HostGuard;
+use crate::page::Assets;
 
 /// Everything that may differ from one server to the next.
 #[derive(Debug, Clone)]
@@ -16,6 +17,8 @@ pub struct Settings {
     pub allowed_hosts: Vec<String>,
     /// The page's title.
     pub title: String,
+    /// What the page is made of.
+    pub assets: Assets,
     /// midrun's version, as the page shows it.
     pub version: String,
     /// Threads that serve requests.
@@ -73,6 +76,7 @@ impl Settings {
             token,
             allowed_hosts: Vec::new(),
             title: "midrun".to_owned(),
+            assets: Assets::built_in(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             workers: cores.min(WORKERS),
             trace_ui: None,

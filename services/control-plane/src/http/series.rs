@@ -1,8 +1,10 @@
 //! What a page shows of many events and many jobs without reading all of them.
 //!
 //! - `GET /v1/jobs/ID/series?axis=step|time&from=&to=&buckets=&statistics=true`: `{lastSeq, exact, loss, evalLoss,
-//!   checkpoints, statistics?}`. A series is `{count, step, time, value}`: `count` points in all, and of the range the
-//!   smallest, largest and last of each bucket. `exact: false`: the job is long and is being read; what came is a
+//!   checkpoints, statistics?}`. A series is `{count, step, time, value, weight?, mean?, before?}`: `count` points in
+//!   all, and of the range the smallest, largest and last of each bucket. For averages over all values: `weight` values
+//!   with this `mean` end at each point (0: it is there because it sticks out; both absent: every point is there), and
+//!   `before` are those that were logged last before the range. `exact: false`: the job is long and is being read; what came is a
 //!   sample, and the same request is exact a little later. Statistics are over all points, whatever the range.
 //! - `GET /v1/jobs/ID/points`: every point, as CSV.
 //! - `GET /v1/jobs/brief?limit=&cursor=`: the list without configs.
@@ -27,7 +29,7 @@ use super::caller::Scope;
 use super::jobs::find;
 use crate::core::Core;
 use crate::refusal::Refusal;
-use crate::series::{Axis, Column, Points, Shelved, Statistics, View};
+use crate::series::{Axis, Column, Points, Shelved, Statistics, View, Viewed};
 
 const BUCKETS: usize = 1000;
 const MOST_BUCKETS: usize = 10_000;
@@ -74,6 +76,12 @@ struct Series {
     step: Vec<i64>,
     time: Vec<i64>,
     value: Vec<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    weight: Vec<usize>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mean: Vec<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    before: Vec<f64>,
 }
 
 #[derive(Serialize)]
@@ -85,8 +93,8 @@ struct BothStatistics {
 
 impl Series {
     fn of(column: &Column, view: &View) -> Self {
-        let Column { step, time, value } = column.viewed(view);
-        Self { count: column.len(), step, time, value }
+        let Viewed { points: Column { step, time, value }, weight, mean, before } = column.viewed(view);
+        Self { count: column.len(), step, time, value, weight, mean, before }
     }
 }
 
@@ -169,8 +177,10 @@ pub(super) async fn points(
     shelved.fill(&core.store, job.ord, job.last_seq).await?;
     let head =
         stream::once(async { Ok::<_, Infallible>(Bytes::from_static(b"series,step,timestamp,value\n")) });
-    let parts = stream::unfold((shelved, 0), |(shelved, from)| async move {
-        let part = csv(&shelved.points(), from)?;
+    // A job that trains goes on growing while this is read: what comes from now on is not in it.
+    let length = Length::of(&shelved.points());
+    let parts = stream::unfold((shelved, 0), move |(shelved, from)| async move {
+        let part = csv(&shelved.points(), length, from)?;
         Some((Ok(Bytes::from(part)), (shelved, from + CSV_PART)))
     });
     Ok(HttpResponse::Ok()
@@ -178,15 +188,29 @@ pub(super) async fn points(
         .streaming(futures_util::StreamExt::chain(head, parts)))
 }
 
+/// How many values of each kind a CSV has.
+#[derive(Debug, Clone, Copy)]
+struct Length {
+    loss: usize,
+    eval_loss: usize,
+}
+
+impl Length {
+    fn of(points: &Points) -> Self {
+        Self { loss: points.loss.len(), eval_loss: points.eval_loss.len() }
+    }
+}
+
 /// The lines of the points from place `from` on: the losses, then the eval losses.
-fn csv(points: &Points, from: usize) -> Option<String> {
+fn csv(points: &Points, length: Length, from: usize) -> Option<String> {
     use std::fmt::Write as _;
-    if from >= points.len() {
+    let end = length.loss + length.eval_loss;
+    if from >= end {
         return None;
     }
     let mut text = String::new();
-    for place in from..points.len().min(from + CSV_PART) {
-        let (name, column, place) = match place.checked_sub(points.loss.len()) {
+    for place in from..end.min(from + CSV_PART) {
+        let (name, column, place) = match place.checked_sub(length.loss) {
             None => ("loss", &points.loss, place),
             Some(place) => ("evalLoss", &points.eval_loss, place),
         };
@@ -265,4 +289,38 @@ pub(super) async fn changes(core: Shared, Scope(project): Scope) -> impl Respond
 
 fn about(name: &'static str, data: Value) -> Event {
     Data::new(data.to_string()).event(name).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_csv_of_a_job_that_grows_meanwhile_has_each_point_once() {
+        let mut points = Points::default();
+        let mut seq = 0;
+        let mut log = |points: &mut Points, count: i64| {
+            for _ in 0..count {
+                seq += 1;
+                points.take(
+                    seq,
+                    &format!(r#"{{"step":{seq},"timestamp":"2026-01-02T03:04:05Z","loss":1,"evalLoss":2}}"#),
+                );
+            }
+        };
+        log(&mut points, 12_000);
+        let length = Length::of(&points);
+        let mut text = csv(&points, length, 0).unwrap();
+        log(&mut points, 5000);
+        for from in [CSV_PART, 2 * CSV_PART] {
+            text += &csv(&points, length, from).unwrap();
+        }
+        assert!(csv(&points, length, 3 * CSV_PART).is_none());
+        let lines: Vec<&str> = text.lines().collect();
+        let wanted = |name: &'static str| (1..=12_000).map(move |step| format!("{name},{step},"));
+        assert_eq!(lines.len(), 24_000);
+        for (line, wanted) in lines.iter().zip(wanted("loss").chain(wanted("evalLoss"))) {
+            assert!(line.starts_with(&wanted), "{line} is not {wanted}");
+        }
+    }
 }

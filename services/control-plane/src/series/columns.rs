@@ -44,16 +44,17 @@ impl Column {
 
     /// The points of `view`: all of them when they are few, else the smallest, the largest and the last of each
     /// bucket, so that a single sample that sticks out is never lost.
-    pub(crate) fn viewed(&self, view: &View) -> Self {
+    pub(crate) fn viewed(&self, view: &View) -> Viewed {
         let along = match view.axis {
             Axis::Step => &self.step,
             Axis::Time => &self.time,
         };
+        let before = self.before(along, &view.range);
         let inside = |place: &usize| view.range.contains(&along[*place]);
         let most = view.buckets.saturating_mul(3);
         let few: Vec<usize> = (0..self.len()).filter(inside).take(most + 1).collect();
         if few.len() <= most {
-            return self.taken(&few);
+            return Viewed { points: self.taken(&few), weight: Vec::new(), mean: Vec::new(), before };
         }
         let places = (0..self.len()).filter(inside);
         let (low, high) = places
@@ -65,13 +66,27 @@ impl Column {
         for place in places {
             let at = along[place].abs_diff(low) as u128 * view.buckets as u128 / width;
             let bucket = &mut buckets[usize::try_from(at).expect("below the number of buckets")];
-            match bucket {
-                Some(bucket) => bucket.add(place, &self.value),
-                None => *bucket = Some(Bucket { least: place, most: place, last: place }),
+            bucket.get_or_insert_with(|| Bucket::from(place)).add(place, &self.value);
+        }
+        let (mut kept, mut weight, mut mean) = (Vec::new(), Vec::new(), Vec::new());
+        for bucket in buckets.into_iter().flatten() {
+            for place in bucket.places() {
+                let ends = place == bucket.last;
+                kept.push(place);
+                weight.push(if ends { bucket.count } else { 0 });
+                mean.push(if ends { bucket.sum / bucket.count as f64 } else { 0.0 });
             }
         }
-        let kept: Vec<usize> = buckets.into_iter().flatten().flat_map(Bucket::places).collect();
-        self.taken(&kept)
+        Viewed { points: self.taken(&kept), weight, mean, before }
+    }
+
+    /// The values that were logged last before `range`.
+    fn before(&self, along: &[i64], range: &RangeInclusive<i64>) -> Vec<f64> {
+        let earlier = |place: &usize| along[*place] < *range.start() && along[*place] <= *range.end();
+        let mut values: Vec<f64> =
+            (0..self.len()).rev().filter(earlier).take(MOST_BEFORE).map(|place| self.value[place]).collect();
+        values.reverse();
+        values
     }
 
     fn taken(&self, places: &[usize]) -> Self {
@@ -83,14 +98,38 @@ impl Column {
     }
 }
 
+/// Values before a range that an average over the range begins with: what is older weighs nothing in the smoothest
+/// line that the page draws.
+const MOST_BEFORE: usize = 1000;
+
+/// A column as a picture shows it, and what an average over all of its values needs besides.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Viewed {
+    pub(crate) points: Column,
+    /// How many values end with each point, 0 for one that is there only because it sticks out. Empty when every
+    /// point is there.
+    pub(crate) weight: Vec<usize>,
+    /// Their mean.
+    pub(crate) mean: Vec<f64>,
+    /// The values before the range, up to it.
+    pub(crate) before: Vec<f64>,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
     least: usize,
     most: usize,
     last: usize,
+    count: usize,
+    sum: f64,
 }
 
 impl Bucket {
+    /// An empty one, whose first point will be that at `place`.
+    fn from(place: usize) -> Self {
+        Self { least: place, most: place, last: place, count: 0, sum: 0.0 }
+    }
+
     fn add(&mut self, place: usize, value: &[f64]) {
         if value[place] < value[self.least] {
             self.least = place;
@@ -99,6 +138,8 @@ impl Bucket {
             self.most = place;
         }
         self.last = place;
+        self.count += 1;
+        self.sum += value[place];
     }
 
     /// Each place once, in the order of the column.
@@ -169,7 +210,7 @@ mod tests {
     fn one_sample_that_sticks_out_is_kept_wherever_it_is() {
         for spike in [1, 2, 499_999, 731_007, 999_999, 1_000_000] {
             let flat = (1..=1_000_000).map(|step| if step == spike { 99.0 } else { 1.0 });
-            let seen = column(flat).viewed(&steps(500, 1..=1_000_000));
+            let seen = column(flat).viewed(&steps(500, 1..=1_000_000)).points;
             assert!(seen.len() <= 1500, "{}", seen.len());
             let place = seen.value.iter().position(|value| *value == 99.0).expect("the spike is there");
             assert_eq!(seen.step[place], spike);
@@ -181,13 +222,36 @@ mod tests {
     #[test]
     fn few_points_are_all_there_and_only_those_asked_for() {
         let all = column([5.0, 4.0, 3.0, 2.0, 1.0]);
-        assert_eq!(all.viewed(&steps(100, 1..=5)), all);
-        assert_eq!(all.viewed(&steps(100, 2..=3)).step, [2, 3]);
+        assert_eq!(all.viewed(&steps(100, 1..=5)).points, all);
+        assert_eq!(all.viewed(&steps(100, 2..=3)).points.step, [2, 3]);
         let by_time = View { axis: Axis::Time, range: 4000..=9000, buckets: 2 };
-        assert_eq!(all.viewed(&by_time).step, [4, 5]);
+        assert_eq!(all.viewed(&by_time).points.step, [4, 5]);
         let backwards = RangeInclusive::new(9, 3);
-        assert_eq!(all.viewed(&steps(10, backwards)).len(), 0);
-        assert_eq!(column([]).viewed(&steps(10, 0..=3)).len(), 0);
+        assert_eq!(all.viewed(&steps(10, backwards)).points.len(), 0);
+        assert_eq!(column([]).viewed(&steps(10, 0..=3)).points.len(), 0);
+    }
+
+    #[test]
+    fn every_value_counts_in_the_mean_of_one_bucket() {
+        let all = column((1..=1000).map(f64::from));
+        let seen = all.viewed(&steps(10, 101..=1000));
+        assert_eq!(seen.weight.iter().sum::<usize>(), 900);
+        assert_eq!(seen.weight.iter().filter(|weight| **weight > 0).count(), 10);
+        let total: f64 = seen.weight.iter().zip(&seen.mean).map(|(weight, mean)| *weight as f64 * mean).sum();
+        assert!((total - all.value[100..].iter().sum::<f64>()).abs() < 1e-6, "{total}");
+        assert_eq!((seen.weight.last(), seen.mean.last()), (Some(&90), Some(&955.5)));
+        assert_eq!(seen.before, &all.value[..100]);
+        let few = all.viewed(&steps(1000, 1..=1000));
+        assert!(few.weight.is_empty() && few.mean.is_empty() && few.before.is_empty());
+    }
+
+    #[test]
+    fn what_was_logged_before_a_range_is_told_up_to_a_bound() {
+        let all = column((1..=5000).map(f64::from));
+        assert_eq!(all.viewed(&steps(10, 3001..=3005)).before, &all.value[2000..3000]);
+        assert_eq!(all.viewed(&steps(10, 9000..=9999)).before, &all.value[4000..], "also when none is in it");
+        let cut = RangeInclusive::new(4000, 10);
+        assert_eq!(all.viewed(&steps(10, cut)).before, &all.value[..10], "nothing from behind its end");
     }
 
     #[test]
@@ -196,7 +260,7 @@ mod tests {
         for step in [0, i64::MAX / 2, i64::MAX - 1, i64::MAX] {
             column.push(step, 0, 1.0);
         }
-        assert!(column.viewed(&steps(1, i64::MIN..=i64::MAX)).step.contains(&i64::MAX));
+        assert!(column.viewed(&steps(1, i64::MIN..=i64::MAX)).points.step.contains(&i64::MAX));
     }
 
     #[test]

@@ -8,6 +8,6 @@ mod columns;
 mod shelf;
 mod statistics;
 
-pub(crate) use columns::{Axis, Column, Points, View};
+pub(crate) use columns::{Axis, Column, Points, View, Viewed};
 pub(crate) use shelf::{Shelf, Shelved};
 pub(crate) use statistics::Statistics;

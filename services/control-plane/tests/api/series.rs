@@ -114,10 +114,19 @@ async fn a_million_points_are_a_picture_at_once_and_exact_soon() {
     let values = floats(&exact["loss"]["value"]);
     assert!(values.len() <= 2400, "{}", values.len());
     assert_eq!(values.iter().filter(|value| **value == 9.0).count(), 1, "the one sample that sticks out");
+    let weights = exact["loss"]["weight"].as_array().unwrap();
+    assert_eq!(weights.len(), values.len());
+    assert_eq!(
+        weights.iter().map(|weight| weight.as_i64().unwrap()).sum::<i64>(),
+        POINTS,
+        "each value counts"
+    );
+    assert!(exact["evalLoss"].get("weight").is_none(), "of few points, each is there");
     let begun = Instant::now();
     let (_, part) = user.get(&format!("{path}&from=777700&to=777800")).await;
     println!("a part took {:?}", begun.elapsed());
     assert_eq!(part["loss"]["step"].as_array().unwrap().len(), 101);
+    assert_eq!(part["loss"]["before"].as_array().unwrap().len(), 1000, "what an average begins with");
     plane.stop().await;
 }
 

@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { css, parseLine, plain, PLAIN } from "../src/log/ansi.ts";
+import { lifeWords } from "../src/log/life.ts";
 import { LogLines } from "../src/log/lines.ts";
-import { atEnd, rowsInSight, scrollFor } from "../src/ui/window.ts";
+import { PtyPast } from "../src/log/past.ts";
+import { atEnd, rowsInSight, scrollFor, withoutRows } from "../src/ui/window.ts";
 
 const spans = (line: string) => parseLine(line).spans;
 
@@ -92,6 +94,33 @@ test("memory is bounded, the rest is counted, numbers stay", () => {
   assert.ok(log.lines.length <= 100);
 });
 
+test("output that is gone is told where it is missing, and no line goes on over the gap", () => {
+  const log = new LogLines();
+  const gone = { seq: 9, ts: "t", type: "dropped", fromSeq: 2, records: 8, bytes: 2048, why: "the log reached its cap of 1 GiB" };
+  log.output(out("\x1b[31mhalf a li"));
+  log.gap(lifeWords(gone)!, gone.ts);
+  log.output(out("ne\nwhole\n"));
+  assert.deepEqual(texts(log), ["\x1b[31mhalf a li", "2.0 KiB of output are gone here: the log reached its cap of 1 GiB", "ne", "whole"]);
+  assert.equal(log.lines[1]?.source, "life");
+  assert.deepEqual(log.lines[2]?.style, PLAIN);
+  assert.match(lifeWords({ ...gone, others: 3 })!, /gone here, and 3 other records: the log/);
+  assert.equal(lifeWords({ seq: 1, ts: "t", type: "alone", aloneMs: 600_000, stopMs: 60_000 }), "no server has been there for 10 min 0 s: it stops at its next checkpoint, and by force after 1 min 0 s");
+  assert.equal(lifeWords({ seq: 1, ts: "t", type: "opened" }), undefined);
+});
+
+test("what a terminal is fed later is bounded by bytes", () => {
+  const past = new PtyPast(1000);
+  const size = () => past.parts.reduce((sum, part) => sum + (typeof part === "string" ? 2 * part.length : part.byteLength), 0);
+  for (let n = 0; n < 500; n++) {
+    past.push(n % 2 === 0 ? `${n}`.padStart(50) : new Uint8Array(60));
+    assert.ok(size() <= 1000, `${size()} bytes`);
+  }
+  assert.ok(past.parts.length > 5);
+  assert.equal(past.parts.at(-2), "498".padStart(50), "the newest stays");
+  past.push("x".repeat(5000));
+  assert.equal(past.parts.length, 1, "a part that is larger than all is there alone");
+});
+
 test("search sees through colours and case", () => {
   const log = new LogLines();
   log.output(out("nothing\n\x1b[31mLo\x1b[1mss\x1b[0m 0.5\nloss 0.4\n"));
@@ -108,4 +137,6 @@ test("the rows in sight are drawn, and no more than needed", () => {
   assert.equal(scrollFor(3, 0, 200, 20), undefined);
   assert.equal(scrollFor(50, 0, 200, 20), 820);
   assert.equal(scrollFor(2, 100, 200, 20), 40);
+  assert.equal(withoutRows(1000, 10, 20), 800);
+  assert.equal(withoutRows(100, 10, 20), 0);
 });

@@ -86,6 +86,21 @@ test("topics named together are one request, and each goes on from its own place
   assert.deepEqual(seen, ["job:a,b 42", "dev e-1"]);
 });
 
+test("who follows a topic from its beginning gets it from there, though the stream of before still speaks", async () => {
+  const { server, stream, seen, on } = setup();
+  const leave = stream.follow("job:a", on);
+  await server.pass(50);
+  await server.say("job:a", "7");
+  leave();
+  stream.follow("job:a", on);
+  await server.say("job:a", "8");
+  await server.pass(50);
+  assert.equal(server.asked.length, 2);
+  assert.equal(server.asked[1]?.cursor, undefined);
+  await server.say("job:a", "1");
+  assert.deepEqual(seen, ["job:a 7", "job:a 1"]);
+});
+
 test("a stream that breaks goes on behind the last event, with longer and longer pauses", async () => {
   const { server, stream, seen, on } = setup();
   stream.follow("run:r1", on);

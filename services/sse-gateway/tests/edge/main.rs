@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
 mod access;
+mod build_script;
 mod dev_events;
 mod fan_out;
 mod page;

@@ -1,5 +1,7 @@
 //! The page and what belongs to it.
 
+use sse_gateway::Assets;
+
 use crate::support::*;
 
 #[actix_web::test]
@@ -67,11 +69,18 @@ async fn its_files_are_served_and_known_again() {
 
 #[actix_web::test]
 async fn a_build_without_studio_says_how_to_have_it() {
-    let edge = edge();
-    if asked_for(&edge).await.is_empty() {
-        let page = soon(soon(edge.http.get(edge.url("/")).send()).await.unwrap().text()).await.unwrap();
-        assert!(page.contains("npm --prefix services/sse-gateway/studio run build"), "{page}");
+    let edge = edge_with(|settings| settings.assets = Assets::none());
+    assert_eq!(asked_for(&edge).await, Vec::<String>::new());
+    let answer = soon(edge.http.get(edge.url("/")).send()).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let page = soon(answer.text()).await.unwrap();
+    assert!(page.contains("npm --prefix services/sse-gateway/studio run build"), "{page}");
+    for name in asked_for(&edge_with(|_| {})).await {
+        let answer = soon(edge.http.get(edge.url(&format!("/{name}"))).send()).await.unwrap();
+        assert_eq!(answer.status(), 404, "{name} is no file of this page");
     }
+    let (status, _) = edge.json(edge.get("/api/runs")).await;
+    assert_eq!(status, 200, "everything but the page works");
 }
 
 #[actix_web::test]

@@ -5,12 +5,9 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { resolved, shade } from "../theme.ts";
 import { clock, figure, span, whole } from "../ui/format.ts";
 import type { Picture } from "../state/series.ts";
-import { tables, timeAt, type XAxis } from "./table.ts";
-
-export interface Zoom {
-  min: number;
-  max: number;
-}
+import { marksNear, marksOf, type Mark } from "./marks.ts";
+import { tables, type XAxis } from "./table.ts";
+import { byKey, within, type Zoom } from "./zoom.ts";
 
 interface Props {
   picture: Picture;
@@ -22,10 +19,18 @@ interface Props {
   onZoom: (zoom: Zoom | null) => void;
 }
 
-interface Mark {
-  at: number;
-  step: number;
-  kind: "checkpoint" | "restart";
+/** What the pointer is at: the nearest point, and marks close by. */
+interface Hovered {
+  place: number;
+  marks: Mark[];
+}
+
+/** What the chart library's calls need of the newest drawing. */
+interface Now {
+  marks: Mark[];
+  zoom: Zoom | null;
+  extent: Zoom;
+  onZoom: (zoom: Zoom | null) => void;
 }
 
 const HEIGHT = 320;
@@ -33,20 +38,23 @@ const LOW_HEIGHT = 240;
 const NARROW = 560;
 /** So few points are drawn one by one: a line has no beginning with one. */
 const FEW = 12;
+/** How far from a mark, pixels, the pointer still means it. */
+const REACH = 6;
 const FONT = "11px ui-sans-serif, system-ui, sans-serif";
 
 export function LossChart(props: Props) {
   const { picture, axis, log, smoothing, zoom, onZoom } = props;
   const box = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
-  const [hover, setHover] = useState<number | null>(null);
+  const [hover, setHover] = useState<Hovered | null>(null);
   const data = useMemo(() => {
-    const { loss, evalLoss } = tables(picture.loss, picture.evalLoss, picture.start, axis, smoothing, log);
+    const { loss, evalLoss } = tables(picture.loss, picture.evalLoss, picture.times.min, axis, smoothing, log);
     return uPlot.join([loss as uPlot.AlignedData, evalLoss as uPlot.AlignedData]);
   }, [picture, axis, smoothing, log]);
   const marks = useMemo(() => marksOf(picture, axis), [picture, axis]);
-  const now = useRef({ marks, zoom, onZoom });
-  now.current = { marks, zoom, onZoom };
+  const extent = extentOf(picture, axis);
+  const now = useRef<Now>({ marks, zoom, extent, onZoom });
+  now.current = { marks, zoom, extent, onZoom };
   const look = shade.value;
 
   useEffect(() => {
@@ -87,27 +95,16 @@ export function LossChart(props: Props) {
     // Keys come faster than the chart is drawn: each goes on from the one before.
     const { min, max } = now.current.zoom ?? seen ?? {};
     if (min === undefined || max === undefined || min === null || max === null) return;
-    const width = max - min;
-    const to = (zoom: Zoom | null) => {
-      now.current.zoom = zoom;
-      onZoom(zoom);
-    };
-    const acts: Record<string, () => void> = {
-      "+": () => to({ min: min + width / 4, max: max - width / 4 }),
-      "-": () => to({ min: min - width / 2, max: max + width / 2 }),
-      "ArrowLeft": () => to({ min: min - width / 8, max: max - width / 8 }),
-      "ArrowRight": () => to({ min: min + width / 8, max: max + width / 8 }),
-      "0": () => to(null),
-    };
-    const act = acts[event.key];
-    if (!act) return;
+    const to = byKey(event.key, { min, max }, now.current.extent);
+    if (to === undefined) return;
     event.preventDefault();
-    act();
+    now.current.zoom = to;
+    onZoom(to);
   };
 
   return (
     <div class="chart">
-      <Hover data={data} at={hover} axis={axis} smoothing={smoothing} marks={marks} picture={picture} />
+      <Hover data={data} hovered={hover} axis={axis} smoothing={smoothing} picture={picture} />
       <div
         ref={box}
         class="chart-box"
@@ -140,17 +137,11 @@ function apply(made: uPlot, zoom: Zoom | null) {
   else if (first !== undefined && last !== undefined) made.setScale("x", first === last ? { min: first - 1, max: last + 1 } : { min: first, max: last });
 }
 
-function marksOf(picture: Picture, axis: XAxis): Mark[] {
-  const points = picture.loss.value.length >= picture.evalLoss.value.length ? picture.loss : picture.evalLoss;
-  const { start } = picture;
-  const place = (step: number) => {
-    if (axis === "step") return step;
-    const time = timeAt(points, step);
-    return time === undefined ? undefined : (axis === "relative" ? time - start : time) / 1000;
-  };
-  const marks = (steps: number[], kind: Mark["kind"]) =>
-    steps.flatMap((step) => { const at = place(step); return at === undefined ? [] : [{ at, step, kind }]; });
-  return [...marks([...picture.earlierCheckpoints, ...picture.checkpoints], "checkpoint"), ...marks(picture.resumed, "restart")];
+/** All that there is along `axis`, whatever part of it is shown. */
+function extentOf({ steps, times }: Picture, axis: XAxis): Zoom {
+  if (axis === "step") return steps;
+  const from = axis === "relative" ? times.min : 0;
+  return { min: (times.min - from) / 1000, max: (times.max - from) / 1000 };
 }
 
 function summary({ loss, evalLoss, checkpoints, count }: Picture): string {
@@ -165,27 +156,26 @@ function summary({ loss, evalLoss, checkpoints, count }: Picture): string {
   return parts.filter(Boolean).join(", ");
 }
 
-function Hover({ data, at, axis, smoothing, marks, picture }: { data: uPlot.AlignedData; at: number | null; axis: XAxis; smoothing: number; marks: Mark[]; picture: Picture }) {
-  const place = at ?? data[0].length - 1;
+function Hover({ data, hovered, axis, smoothing, picture }: { data: uPlot.AlignedData; hovered: Hovered | null; axis: XAxis; smoothing: number; picture: Picture }) {
+  const place = hovered?.place ?? data[0].length - 1;
   const x = data[0][place];
   if (x === undefined) return <div class="legend" />;
   const [raw, smooth, tested] = [data[1]?.[place], data[2]?.[place], data[3]?.[place]];
   const steps = axis === "step" ? x : stepAt(picture, x, axis);
-  const here = at === null ? [] : marks.filter((mark) => mark.step === steps);
   const when = axis === "relative" ? span(x * 1000) : axis === "wall" ? clock(x * 1000) : null;
   return (
-    <div class="legend" data-testid="legend" data-hover={at === null ? "" : "on"}>
-      <span class="mono">{at === null ? "newest: " : ""}step {steps === undefined ? "–" : whole(steps)}{when && ` · ${when}`}</span>
+    <div class="legend" data-testid="legend" data-hover={hovered ? "on" : ""}>
+      <span class="mono">{hovered ? "" : "newest: "}step {steps === undefined ? "–" : whole(steps)}{when && ` · ${when}`}</span>
       {raw !== undefined && raw !== null && <span class={smoothing > 0 ? "key loss faint" : "key loss"}><i />loss <b class="mono">{figure(raw)}</b></span>}
       {smoothing > 0 && smooth !== undefined && smooth !== null && <span class="key loss"><i />smoothed <b class="mono">{figure(smooth)}</b></span>}
       {tested !== undefined && tested !== null && <span class="key eval"><i />eval loss <b class="mono">{figure(tested)}</b></span>}
-      {here.map(({ kind }) => <span key={kind} class={`key ${kind}`}><i />{kind === "restart" ? "restarted here" : "checkpoint"}</span>)}
+      {hovered?.marks.map(({ kind, step }) => <span key={kind} class={`key ${kind}`}><i />{kind === "restart" ? "restarted here" : "checkpoint"} <b class="mono">{whole(step)}</b></span>)}
     </div>
   );
 }
 
-function stepAt({ loss, evalLoss, start }: Picture, x: number, axis: XAxis): number | undefined {
-  const time = Math.round(axis === "relative" ? x * 1000 + start : x * 1000);
+function stepAt({ loss, evalLoss, times }: Picture, x: number, axis: XAxis): number | undefined {
+  const time = Math.round(axis === "relative" ? x * 1000 + times.min : x * 1000);
   for (const points of [loss, evalLoss]) {
     const place = points.time.findIndex((one) => Math.abs(one - time) < 1);
     if (place >= 0) return points.step[place];
@@ -197,8 +187,8 @@ function options(
   box: HTMLElement,
   axis: XAxis,
   log: boolean,
-  now: { current: { marks: Mark[]; zoom: Zoom | null; onZoom: (zoom: Zoom | null) => void } },
-  onHover: (place: number | null) => void,
+  now: { current: Now },
+  onHover: (hovered: Hovered | null) => void,
 ): uPlot.Options {
   const colour = {
     text: resolved("--muted"), grid: resolved("--line"), loss: resolved("--chart-loss"), faint: resolved("--chart-loss-faint"),
@@ -232,12 +222,19 @@ function options(
         if (self.select.width < 4) return;
         const zoom = { min: self.posToVal(self.select.left, "x"), max: self.posToVal(self.select.left + self.select.width, "x") };
         self.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
-        now.current.onZoom(zoom);
+        now.current.onZoom(within(zoom, now.current.extent));
       }],
-      setCursor: [(self) => onHover(self.cursor.idx ?? null)],
+      setCursor: [(self) => onHover(hoveredAt(self, now.current.marks))],
       draw: [(self) => drawMarks(self, now.current.marks, colour)],
     },
   };
+}
+
+function hoveredAt(self: uPlot, marks: Mark[]): Hovered | null {
+  const { idx, left } = self.cursor;
+  if (idx === null || idx === undefined || left === undefined || left < 0) return null;
+  const at = self.posToVal(left, "x");
+  return { place: idx, marks: marksNear(marks, at, self.posToVal(left + REACH, "x") - at) };
 }
 
 /** Closer than this, pixels, markers would hide the line that they stand on. */

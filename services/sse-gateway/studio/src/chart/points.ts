@@ -1,5 +1,5 @@
-// Points of a series, and the few of them that a chart needs. The server does the same for jobs that it keeps; this is
-// for control planes that do not, and for what comes live. Pure.
+// Points of a series, the few of them that a chart needs, and their average. The server picks the points of jobs that
+// it keeps; this is for control planes that do not, and for what comes live. Pure.
 
 export interface Points {
   step: number[];
@@ -8,7 +8,21 @@ export interface Points {
   value: number[];
 }
 
+/** Points picked from among many, and what an average over all of the many needs. */
+export interface Curve extends Points {
+  /** How many values end with each point; 0 for one that is there only because it sticks out. */
+  weight: number[];
+  /** Their mean. */
+  mean: number[];
+  /** Values before the first point, the newest last. */
+  before: number[];
+}
+
 export const noPoints = (): Points => ({ step: [], time: [], value: [] });
+export const noCurve = (): Curve => ({ ...noPoints(), weight: [], mean: [], before: [] });
+
+/** Values before a range that its average begins with. The same number as in the server. */
+const MOST_BEFORE = 1000;
 
 export function push(points: Points, step: number, time: number, value: number) {
   points.step.push(step);
@@ -16,9 +30,20 @@ export function push(points: Points, step: number, time: number, value: number) 
   points.value.push(value);
 }
 
-export function append(points: Points, more: Points) {
+/** `points` as a curve, of which every point is there unless it says otherwise. */
+export function curveOf({ step, time, value, weight, mean, before }: Points & Partial<Curve>): Curve {
+  return { step, time, value, weight: weight ?? value.map(() => 1), mean: mean ?? value, before: before ?? [] };
+}
+
+/** Puts `more` behind `curve`. */
+export function append(curve: Curve, more: Points & Partial<Curve>) {
+  if (curve.value.length === 0) for (const value of more.before ?? []) curve.before.push(value);
   // Not by spreading: that many arguments are too many.
-  for (let at = 0; at < more.value.length; at++) push(points, more.step[at]!, more.time[at]!, more.value[at]!);
+  for (let at = 0; at < more.value.length; at++) {
+    push(curve, more.step[at]!, more.time[at]!, more.value[at]!);
+    curve.weight.push(more.weight?.[at] ?? 1);
+    curve.mean.push(more.mean?.[at] ?? more.value[at]!);
+  }
 }
 
 export function pick(points: Points, keep: (place: number) => boolean): Points {
@@ -29,12 +54,20 @@ export function pick(points: Points, keep: (place: number) => boolean): Points {
   return kept;
 }
 
+/** The points of `curve` up to `step`. */
+export function upTo(curve: Curve, step: number): Curve {
+  const keep = (_: number, at: number) => curve.step[at]! <= step;
+  const [steps, time, value, weight, mean] = [curve.step, curve.time, curve.value, curve.weight, curve.mean].map((column) => column.filter(keep));
+  return { step: steps!, time: time!, value: value!, weight: weight!, mean: mean!, before: curve.before };
+}
+
 /** All points when they are few, else the smallest, the largest and the last of each bucket along `axis`. */
-export function bucketed(points: Points, axis: "step" | "time", from: number, to: number, buckets: number): Points {
+export function bucketed(points: Points, axis: "step" | "time", from: number, to: number, buckets: number): Curve {
   const along = points[axis];
+  const before = points.value.filter((_, at) => along[at]! < from && along[at]! <= to).slice(-MOST_BEFORE);
   const inside = pick(points, (at) => along[at]! >= from && along[at]! <= to);
   const count = inside.value.length;
-  if (count <= buckets * 3) return inside;
+  if (count <= buckets * 3) return curveOf({ ...inside, before });
   const place = inside[axis];
   let low = Infinity;
   let high = -Infinity;
@@ -43,35 +76,62 @@ export function bucketed(points: Points, axis: "step" | "time", from: number, to
     high = Math.max(high, at);
   }
   const width = high - low;
-  const kept = new Map<number, { least: number; most: number; last: number }>();
+  const kept = new Map<number, { least: number; most: number; last: number; count: number; sum: number }>();
   for (let at = 0; at < count; at++) {
     const number = width === 0 ? 0 : Math.min(buckets - 1, Math.floor(((place[at]! - low) / width) * buckets));
+    const value = inside.value[at]!;
     const bucket = kept.get(number);
     if (!bucket) {
-      kept.set(number, { least: at, most: at, last: at });
+      kept.set(number, { least: at, most: at, last: at, count: 1, sum: value });
       continue;
     }
-    if (inside.value[at]! < inside.value[bucket.least]!) bucket.least = at;
-    if (inside.value[at]! > inside.value[bucket.most]!) bucket.most = at;
+    if (value < inside.value[bucket.least]!) bucket.least = at;
+    if (value > inside.value[bucket.most]!) bucket.most = at;
     bucket.last = at;
+    bucket.count += 1;
+    bucket.sum += value;
   }
-  const places = new Set<number>();
-  for (const { least, most, last } of kept.values()) {
-    places.add(least);
-    places.add(most);
-    places.add(last);
+  const ends = new Map<number, { weight: number; mean: number }>();
+  for (const { least, most, last, count, sum } of kept.values()) {
+    for (const one of [least, most]) if (one !== last) ends.set(one, { weight: 0, mean: 0 });
+    ends.set(last, { weight: count, mean: sum / count });
   }
-  return pick(inside, (at) => places.has(at));
+  const places = [...ends.keys()].sort((a, b) => a - b);
+  const figures = places.map((at) => ends.get(at)!);
+  return { ...pick(inside, (at) => ends.has(at)), weight: figures.map(({ weight }) => weight), mean: figures.map(({ mean }) => mean), before };
 }
 
-/** An exponential moving average without the pull of its start; `weight` from 0 (raw) to below 1. */
-export function smoothed(values: number[], weight: number): number[] {
-  if (weight <= 0) return values.slice();
+/**
+ * An exponential moving average over all values of which `curve` is a picture, without the pull of its start; `inertia`
+ * from 0 (raw) to below 1. A bucket counts as its mean, as often as it has values. Points that only stick out count for
+ * nothing: they get what the line has where they are.
+ */
+export function smoothed({ step, value, weight, mean, before }: Curve, inertia: number): number[] {
+  if (inertia <= 0) return value.slice();
   let sum = 0;
   let scale = 1;
-  return values.map((value) => {
-    sum = sum * weight + value * (1 - weight);
-    scale *= weight;
+  const take = (value: number, count: number) => {
+    const kept = inertia ** count;
+    sum = sum * kept + value * (1 - kept);
+    scale *= kept;
     return sum / (1 - scale);
-  });
+  };
+  let last: number | undefined;
+  for (const value of before) last = take(value, 1);
+  const line: number[] = [];
+  let lastStep = step[0] ?? 0;
+  for (let at = 0; at < value.length; at++) {
+    if (weight[at] === 0) continue;
+    const now = take(mean[at]!, weight[at]!);
+    const [from, width] = [last ?? now, step[at]! - lastStep];
+    while (line.length < at) {
+      const share = width === 0 ? 1 : (step[line.length]! - lastStep) / width;
+      line.push(from + (now - from) * share);
+    }
+    line.push(now);
+    last = now;
+    lastStep = step[at]!;
+  }
+  while (line.length < value.length) line.push(last ?? value[line.length]!);
+  return line;
 }

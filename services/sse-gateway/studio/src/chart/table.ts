@@ -1,6 +1,6 @@
 // From points to the columns that the chart library draws. Pure.
 
-import { smoothed, type Points } from "./points.ts";
+import { smoothed, type Curve, type Points } from "./points.ts";
 
 export type XAxis = "step" | "relative" | "wall";
 
@@ -10,9 +10,6 @@ export function along(points: Points, axis: XAxis, start: number): number[] {
   if (axis === "relative") return points.time.map((time) => (time - start) / 1000);
   return points.time.map((time) => time / 1000);
 }
-
-/** When the first point was logged. */
-export const startOf = (loss: Points, evalLoss: Points) => Math.min(loss.time[0] ?? Infinity, evalLoss.time[0] ?? Infinity);
 
 /** When step `step` was, by the points on both sides of it. */
 export function timeAt(points: Points, step: number): number | undefined {
@@ -41,11 +38,11 @@ export interface Tables {
   evalLoss: [number[], (number | null)[]];
 }
 
-export function tables(loss: Points, evalLoss: Points, start: number, axis: XAxis, weight: number, log: boolean): Tables {
+export function tables(loss: Curve, evalLoss: Points, start: number, axis: XAxis, inertia: number, log: boolean): Tables {
   const value = log ? positive : (values: number[]) => values;
   // The average is that of the values, not of their logarithms.
   return {
-    loss: [along(loss, axis, start), value(loss.value), value(smoothed(loss.value, weight))],
+    loss: [along(loss, axis, start), value(loss.value), value(smoothed(loss, inertia))],
     evalLoss: [along(evalLoss, axis, start), value(evalLoss.value)],
   };
 }

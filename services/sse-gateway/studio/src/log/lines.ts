@@ -63,6 +63,14 @@ export class LogLines {
     this.push({ number: 0, source: "life", text, style: PLAIN, ts });
   }
 
+  /** Where output is missing. What was under way there never ends, and no style is known to go on. */
+  gap(text: string, ts: string) {
+    this.open.clear();
+    this.styles.clear();
+    this.decoders.clear();
+    this.life(text, ts);
+  }
+
   private decode(source: Source, base64: string): string {
     let decoder = this.decoders.get(source);
     if (!decoder) this.decoders.set(source, (decoder = new TextDecoder()));

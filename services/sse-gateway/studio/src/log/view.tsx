@@ -7,7 +7,7 @@ import { useShortcuts } from "../keys.ts";
 import { clock } from "../ui/format.ts";
 import { Button, CopyButton, Empty, saveFile } from "../ui/parts.tsx";
 import { Icon } from "../ui/icons.tsx";
-import { atEnd, rowsInSight, scrollFor } from "../ui/window.ts";
+import { atEnd, rowsInSight, scrollFor, withoutRows } from "../ui/window.ts";
 import { css, parseLine, type Span } from "./ansi.ts";
 import type { Line, LogLines } from "./lines.ts";
 
@@ -25,6 +25,7 @@ export function LogView({ lines, version, name, empty }: Props) {
   const field = useRef<HTMLInputElement>(null);
   const follow = useRef(true);
   const top = useRef(0);
+  const dropped = useRef(lines.dropped);
   const [following, setFollowing] = useState(true);
   const [place, setPlace] = useState({ top: 0, height: 400 });
   const [wanted, setWanted] = useState("");
@@ -52,7 +53,17 @@ export function LogView({ lines, version, name, empty }: Props) {
 
   useLayoutEffect(() => {
     const element = box.current;
-    if (element && follow.current) element.scrollTop = element.scrollHeight;
+    const gone = lines.dropped - dropped.current;
+    dropped.current = lines.dropped;
+    if (!element) return;
+    if (follow.current) element.scrollTop = element.scrollHeight;
+    else if (gone > 0) {
+      // Who reads further up goes on reading the same lines, as long as they are there. The browser has already moved
+      // up who is behind what is the end now: from where was scrolled to last.
+      top.current = withoutRows(top.current, gone, ROW);
+      element.scrollTop = top.current;
+      setPlace({ top: top.current, height: element.clientHeight });
+    }
   }, [drawn, count]);
 
   const scrolled = () => {

@@ -135,6 +135,8 @@ export class TabStream {
   }
 
   private async read(abort: AbortController) {
+    // Whoever follows the same topic anew waits for a stream that was asked for with its own position.
+    const asking = new Set(this.listeners.values());
     const encode = (text: string) => encodeURIComponent(text).replaceAll("%3A", ":");
     const topics = [...this.listeners.keys()].map(topicName).join(",");
     const cursor = [...this.listeners].flatMap(([topic, { position }]) =>
@@ -156,16 +158,16 @@ export class TabStream {
       this.lives.value += 1;
       for await (const event of events(answer.body, alive)) {
         if (abort.signal.aborted) return;
-        this.hand(JSON.parse(event.data) as Frame);
+        this.hand(JSON.parse(event.data) as Frame, asking);
       }
     } finally {
       quiet?.();
     }
   }
 
-  private hand(frame: Frame) {
+  private hand(frame: Frame, asking: ReadonlySet<Listener>) {
     const listener = this.listeners.get(frame.topic);
-    if (!listener) return;
+    if (!listener || !asking.has(listener)) return;
     if (frame.id !== undefined) listener.position = frame.id;
     listener.on(frame);
   }

@@ -8,8 +8,9 @@ import { say } from "../state/notice.ts";
 import { LossSeries, type Range } from "../state/series.ts";
 import type { JobFeed } from "../state/job-feed.ts";
 import { useJobFeed } from "../state/use.ts";
-import { LossChart, type Zoom } from "../chart/loss-chart.tsx";
+import { LossChart } from "../chart/loss-chart.tsx";
 import type { XAxis } from "../chart/table.ts";
+import type { Zoom } from "../chart/zoom.ts";
 import { dateTime, figure, shortId, span, whole } from "../ui/format.ts";
 import { Banner, Button, CopyButton, Empty, Facts, JOB_TONES, Panel, Pill, saveFile, useNow } from "../ui/parts.tsx";
 import { EventLog } from "./event-log.tsx";
@@ -121,7 +122,7 @@ function Losses({ series, feed, id }: { series: LossSeries; feed: JobFeed; id: s
   const [advanced, setAdvanced] = useState(false);
   const picture = series.picture.value;
   useEffect(() => {
-    series.show(zoom && rangeOf(zoom, axis, picture?.start ?? 0));
+    series.show(zoom && rangeOf(zoom, axis, picture?.times.min ?? 0));
   }, [zoom]);
   useEffect(() => series.want(advanced), [advanced]);
   const download = async () => {

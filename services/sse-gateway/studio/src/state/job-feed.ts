@@ -144,6 +144,9 @@ const ENDS: Record<string, Job["status"]> = {
   "training.cancelled": "cancelled",
 };
 
+/** Whether nothing of the job comes after `event`. */
+export const isEnd = ({ type }: JobEvent) => type in ENDS;
+
 /** The job as `event` leaves it. */
 function after(job: Job, event: JobEvent, trains: boolean): Job {
   const status = ENDS[event.type];

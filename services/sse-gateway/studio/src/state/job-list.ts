@@ -25,6 +25,8 @@ let users = 0;
 let leave: (() => void) | undefined;
 let timer: ReturnType<typeof setTimeout> | undefined;
 let reading: Promise<void> | undefined;
+/** Somebody asked while a reading was under way: what it has read already may be out of date. */
+let again = false;
 
 async function page(cursor: string | undefined): Promise<Page> {
   const tail = cursor === undefined ? "" : `&cursor=${encodeURIComponent(cursor)}`;
@@ -40,13 +42,23 @@ async function page(cursor: string | undefined): Promise<Page> {
   return ask<Page>("GET", `/api/jobs${tail.replace("&", "?")}`);
 }
 
-/** Reads the list anew. Several who ask at once get one reading. */
+/** Reads the list anew. Several who ask while it is read get one more reading. */
 export function readJobs(): Promise<void> {
-  return (reading ??= read().finally(() => (reading = undefined)));
+  if (reading) again = true;
+  return (reading ??= readToTheEnd().finally(() => (reading = undefined)));
+}
+
+async function readToTheEnd() {
+  do {
+    again = false;
+    await read();
+  } while (again);
 }
 
 async function read() {
   jobsAre.value = jobsAre.value === "unread" ? "reading" : jobsAre.value;
+  draw();
+  told.clear();
   try {
     const all: Job[] = [];
     let cursor: string | undefined;
@@ -54,11 +66,11 @@ async function read() {
       const { jobs: some, nextCursor } = await page(cursor);
       for (const job of some) all.push(slim(job));
       // The first page is shown at once, the others when all are there.
-      if (pages === 0 && jobs.value.length === 0) jobs.value = all.slice();
+      if (pages === 0 && jobs.value.length === 0) jobs.value = withNews(all, told);
       if (!nextCursor || nextCursor === cursor) break;
       cursor = nextCursor;
     }
-    jobs.value = all;
+    jobs.value = withNews(all, told);
     jobsAre.value = "read";
     jobsError.value = null;
   } catch (error) {
@@ -71,23 +83,34 @@ function slim({ id, name, status, error, createdAt, startedAt, completedAt, clie
   return { id, name, status, error, createdAt, startedAt, completedAt, clientRunId, cancelRequestedAt };
 }
 
+/** What the stream has told since the reading began: it is newer than the list, or the still newer is on its way. */
+const told = new Map<string, Job>();
 const news = new Map<string, Job>();
 let drawing = false;
 
 function take(job: Job) {
+  told.set(job.id, slim(job));
   news.set(job.id, slim(job));
   if (drawing) return;
   drawing = true;
-  setTimeout(() => {
-    drawing = false;
-    const known = jobs.value.map((old) => {
-      const changed = news.get(old.id);
-      news.delete(old.id);
-      return changed ?? old;
-    });
-    jobs.value = [...[...news.values()].reverse(), ...known];
-    news.clear();
-  }, 50);
+  setTimeout(draw, 50);
+}
+
+function draw() {
+  drawing = false;
+  if (news.size === 0) return;
+  jobs.value = withNews(jobs.value, news);
+  news.clear();
+}
+
+/** `known`, with what `changed` says of them and of jobs that are newer. */
+function withNews(known: readonly Job[], changed: ReadonlyMap<string, Job>): Job[] {
+  const fresh = new Map(changed);
+  const all = known.map((job) => {
+    fresh.delete(job.id);
+    return changed.get(job.id) ?? job;
+  });
+  return [...[...fresh.values()].reverse(), ...all];
 }
 
 function poll() {

@@ -1,26 +1,11 @@
 // One run's log, read from its first record and followed.
 
 import { signal, type Signal } from "@preact/signals";
+import { lifeWords } from "../log/life.ts";
 import { LogLines } from "../log/lines.ts";
+import { PtyPast } from "../log/past.ts";
 import { tab } from "../net/tab.ts";
 import type { LogRecord } from "../net/types.ts";
-
-/** By the numbers that they have on Linux. */
-const SIGNALS: Record<number, string> = { 1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 9: "SIGKILL", 10: "SIGUSR1", 12: "SIGUSR2", 15: "SIGTERM" };
-
-const WORDS: Record<string, (record: LogRecord) => string> = {
-  spawned: ({ pid }) => `started, process ${pid}`,
-  signal: ({ signal, why }) => `${SIGNALS[Number(signal)] ?? `signal ${signal}`}: ${why}`,
-  swap: ({ ok, reason, tookMs }) =>
-    ok ? `callbacks swapped${typeof tookMs === "number" ? ` in ${Math.round(tookMs * 10) / 10} ms` : ""}` : `callbacks not swapped: ${reason}`,
-  checkpoint: ({ step }) => `checkpoint at step ${step}`,
-  job: ({ id }) => `job ${id}`,
-  earlyStop: ({ phase }) => `stop at checkpoint: ${phase}`,
-  finished: ({ status }) => `training ended: ${status}`,
-  note: ({ text }) => String(text),
-  exit: ({ code, exitCode, reason }) =>
-    typeof (exitCode ?? code) === "number" ? `exit ${exitCode ?? code}` : String(reason ?? "ended"),
-};
 
 export class RunLog {
   readonly id: string;
@@ -32,7 +17,7 @@ export class RunLog {
   /** The run has a terminal. */
   readonly terminal = signal(false);
   private readonly raw = new Set<(bytes: string | Uint8Array) => void>();
-  private readonly past: (string | Uint8Array)[] = [];
+  private readonly past = new PtyPast();
   private readonly leave: () => void;
   private drawing = false;
 
@@ -50,7 +35,7 @@ export class RunLog {
 
   /** Everything that a terminal is to be fed, from the first byte that is kept on. */
   feed(to: (bytes: string | Uint8Array) => void): () => void {
-    for (const part of this.past) to(part);
+    for (const part of this.past.parts) to(part);
     this.raw.add(to);
     return () => this.raw.delete(to);
   }
@@ -61,15 +46,16 @@ export class RunLog {
       if (record.stream === "pty") this.tellTerminal(record);
       return;
     }
-    const words = WORDS[record.type]?.(record);
-    if (words !== undefined) this.lines.life(words, record.ts);
+    const words = lifeWords(record);
+    if (words === undefined) return;
+    if (record.type === "dropped") this.lines.gap(words, record.ts);
+    else this.lines.life(words, record.ts);
   }
 
   private tellTerminal(record: LogRecord) {
     const part = record.text ?? Uint8Array.from(atob(record.base64 ?? ""), (letter) => letter.charCodeAt(0));
     this.terminal.value = true;
     this.past.push(part);
-    if (this.past.length > MOST_PARTS) this.past.splice(0, MOST_PARTS / 10);
     for (const to of this.raw) to(part);
   }
 
@@ -89,7 +75,6 @@ export class RunLog {
   }
 }
 
-const MOST_PARTS = 20_000;
 const LINGER = 2000;
 const logs = new Map<string, { log: RunLog; users: number; timer?: ReturnType<typeof setTimeout> }>();
 

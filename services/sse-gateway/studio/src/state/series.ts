@@ -5,12 +5,11 @@
 // read from the beginning and the page does the same by itself.
 
 import { batch, signal, type Signal } from "@preact/signals";
-import { append, bucketed, noPoints, pick, push, type Points } from "../chart/points.ts";
-import { startOf } from "../chart/table.ts";
+import { append, bucketed, curveOf, noCurve, noPoints, pick, push, upTo, type Curve, type Points } from "../chart/points.ts";
 import { statistics, type Statistics } from "../chart/statistics.ts";
-import { ask, Refused, send, words } from "../net/ask.ts";
+import { ask, refusal, Refused, send, words } from "../net/ask.ts";
 import type { Job, JobEvent } from "../net/types.ts";
-import type { JobFeed } from "./job-feed.ts";
+import { isEnd, type JobFeed } from "./job-feed.ts";
 
 export type Axis = "step" | "time";
 
@@ -20,9 +19,14 @@ export interface Range {
   to: number;
 }
 
+interface Span {
+  min: number;
+  max: number;
+}
+
 export interface Picture {
-  loss: Points;
-  evalLoss: Points;
+  loss: Curve;
+  evalLoss: Curve;
   /** Steps at which the job was saved. */
   checkpoints: number[];
   /** Steps at which the jobs that it goes on from were saved. */
@@ -31,8 +35,10 @@ export interface Picture {
   resumed: number[];
   /** All points so far, of this job. */
   count: number;
-  /** When the first point of all was logged, whatever range is shown. Relative time counts from there. */
-  start: number;
+  /** From the first step to the last, whatever range is shown. */
+  steps: Span;
+  /** When the first point of all was logged, and the last. Relative time counts from the first. */
+  times: Span;
   /** `false`: a sample, while a long job is being read. */
   exact: boolean;
 }
@@ -40,8 +46,8 @@ export interface Picture {
 interface Answer {
   lastSeq: number;
   exact: boolean;
-  loss: Points & { count: number };
-  evalLoss: Points & { count: number };
+  loss: Curve & { count: number };
+  evalLoss: Curve & { count: number };
   checkpoints: number[];
   statistics?: Both;
 }
@@ -79,10 +85,11 @@ export class LossSeries {
   /** Everything, where the server picks nothing. */
   private all: { loss: Points; evalLoss: Points } | undefined;
   private range: Range | null = null;
-  private start = Infinity;
+  private steps = noSpan();
+  private times = noSpan();
   private wantsFigures = false;
   private timer: ReturnType<typeof setTimeout> | undefined;
-  private figuresAt = 0;
+  private figuresTimer: ReturnType<typeof setTimeout> | undefined;
   private asking = false;
   private askAgain = false;
   private drawing = false;
@@ -126,10 +133,19 @@ export class LossSeries {
   /** Whether the figures are looked at. */
   want(figures: boolean) {
     this.wantsFigures = figures;
-    if (!figures) return;
-    this.figuresAt = 0;
-    if (this.all) this.draw();
-    else this.readSoon(0);
+    if (figures) this.figuresSoon(0);
+  }
+
+  /** Computes the figures after so long, whatever comes meanwhile. */
+  private figuresSoon(after: number) {
+    if (!this.wantsFigures || (this.figuresTimer !== undefined && after > 0)) return;
+    clearTimeout(this.figuresTimer);
+    this.figuresTimer = setTimeout(() => {
+      this.figuresTimer = undefined;
+      if (this.closed || !this.wantsFigures) return;
+      if (this.all) this.figures.value = { loss: statistics(this.all.loss.value), evalLoss: statistics(this.all.evalLoss.value) };
+      else void this.read();
+    }, after);
   }
 
   private readSoon(after: number) {
@@ -147,12 +163,12 @@ export class LossSeries {
     try {
       const [own] = await Promise.all([
         this.fetch(this.feed.id, this.wantsFigures),
-        ...this.earlier.map(async (one) => { one.answer = await this.fetch(one.job, false); }),
+        ...this.earlier.map(async (one) => { one.answer = await this.fetch(one.job, false, one.upto); }),
       ]);
       this.settle(own!);
       this.error.value = null;
     } catch (error) {
-      if (error instanceof Refused && [400, 404, 405].includes(error.status)) this.readAll();
+      if (error instanceof Refused && [404, 405].includes(error.status)) this.readAll();
       else {
         this.error.value = words(error);
         this.readSoon(5000);
@@ -166,17 +182,22 @@ export class LossSeries {
     }
   }
 
-  private fetch(job: string, figures: boolean): Promise<Answer> {
+  private async fetch(job: string, figures: boolean, upto?: number): Promise<Answer> {
     const query = new URLSearchParams({ buckets: String(BUCKETS) });
+    let to = Infinity;
     if (this.range) {
       // A little more on both sides, so that the line goes on to the edges.
       const edge = (this.range.to - this.range.from) * 0.02 + 1;
       query.set("axis", this.range.axis);
       query.set("from", String(Math.floor(this.range.from - edge)));
-      query.set("to", String(Math.ceil(this.range.to + edge)));
+      to = Math.ceil(this.range.to + edge);
     }
+    if (upto !== undefined && this.range?.axis !== "time") to = Math.min(to, upto);
+    if (to < Infinity) query.set("to", String(to));
     if (figures) query.set("statistics", "true");
-    return ask<Answer>("GET", `/api/jobs/${encodeURIComponent(job)}/series?${query}`);
+    const answer = await ask<Answer>("GET", `/api/jobs/${encodeURIComponent(job)}/series?${query}`);
+    const { loss, evalLoss } = answer;
+    return { ...answer, loss: { ...curveOf(loss), count: loss.count }, evalLoss: { ...curveOf(evalLoss), count: evalLoss.count } };
   }
 
   private settle(answer: Answer) {
@@ -192,10 +213,7 @@ export class LossSeries {
       evalLoss: pick(this.live.evalLoss, (place) => place >= at.evalLoss),
       ids: kept,
     };
-    if (answer.statistics) {
-      this.figures.value = answer.statistics;
-      this.figuresAt = Date.now();
-    }
+    if (answer.statistics) this.figures.value = answer.statistics;
     this.draw();
     if (!answer.exact) this.readSoon(ASK_AGAIN);
   }
@@ -210,6 +228,7 @@ export class LossSeries {
   private take(event: JobEvent) {
     if (event.type === "checkpoint.saved" && event.step !== undefined) this.checkpoints.add(event.step);
     else if (event.type === "training.log" && event.step !== undefined) this.takePoint(event, event.step);
+    else if (isEnd(event)) this.figuresSoon(0);
     this.drawSoon();
   }
 
@@ -224,10 +243,7 @@ export class LossSeries {
       if (!this.all) this.live.ids.push({ id, evaluated: name === "evalLoss" });
     }
     if (!this.all && this.base && this.live.ids.length > MOST_LIVE) this.readSoon(0);
-    else if (!this.all && this.wantsFigures && this.base && Date.now() - this.figuresAt > FIGURES_EVERY) {
-      this.figuresAt = Date.now();
-      this.readSoon(0);
-    }
+    this.figuresSoon(FIGURES_EVERY);
   }
 
   private drawSoon() {
@@ -243,12 +259,12 @@ export class LossSeries {
 
   private draw() {
     if (this.closed) return;
-    const loss = noPoints();
-    const evalLoss = noPoints();
+    const loss = noCurve();
+    const evalLoss = noCurve();
     for (const { answer, upto } of this.earlier) {
       if (!answer) continue;
-      append(loss, pick(answer.loss, (place) => answer.loss.step[place]! <= upto));
-      append(evalLoss, pick(answer.evalLoss, (place) => answer.evalLoss.step[place]! <= upto));
+      append(loss, upTo(answer.loss, upto));
+      append(evalLoss, upTo(answer.evalLoss, upto));
     }
     let count = 0;
     if (this.all) {
@@ -263,7 +279,10 @@ export class LossSeries {
       append(evalLoss, this.live.evalLoss);
       count = this.base.loss.count + this.base.evalLoss.count + this.live.ids.length;
     }
-    this.start = Math.min(this.start, startOf(loss, evalLoss));
+    for (const points of this.all ? [this.all.loss, this.all.evalLoss, loss, evalLoss] : [loss, evalLoss]) {
+      this.steps = stretched(this.steps, points.step);
+      this.times = stretched(this.times, points.time);
+    }
     batch(() => {
       this.picture.value = {
         loss,
@@ -272,13 +291,10 @@ export class LossSeries {
         earlierCheckpoints: this.earlier.flatMap(({ answer, upto }) => answer?.checkpoints.filter((step) => step < upto) ?? []),
         resumed: this.earlier.map(({ upto }) => upto),
         count,
-        start: this.start,
+        steps: this.steps,
+        times: this.times,
         exact: this.all !== undefined || (this.base?.exact ?? true),
       };
-      if (this.all && this.wantsFigures && Date.now() - this.figuresAt > 1000) {
-        this.figuresAt = Date.now();
-        this.figures.value = { loss: statistics(this.all.loss.value), evalLoss: statistics(this.all.evalLoss.value) };
-      }
     });
   }
 
@@ -286,12 +302,11 @@ export class LossSeries {
   async csv(): Promise<Blob> {
     if (!this.all) {
       const answer = await send(`/api/jobs/${encodeURIComponent(this.feed.id)}/points`);
-      if (answer.ok) return answer.blob();
+      if (!answer.ok) throw await refusal(answer);
+      return answer.blob();
     }
     const rows = ["series,step,timestamp,value"];
-    for (const [name, points] of Object.entries(this.all ?? this.live)) {
-      if (name === "ids") continue;
-      const { step, time, value } = points as Points;
+    for (const [name, { step, time, value }] of Object.entries(this.all)) {
       value.forEach((one, place) => rows.push(`${name},${step[place]},${new Date(time[place]!).toISOString()},${one}`));
     }
     return new Blob([`${rows.join("\n")}\n`], { type: "text/csv" });
@@ -300,6 +315,15 @@ export class LossSeries {
   close() {
     this.closed = true;
     clearTimeout(this.timer);
+    clearTimeout(this.figuresTimer);
     this.leave();
   }
+}
+
+const noSpan = (): Span => ({ min: Infinity, max: -Infinity });
+
+/** `span`, and what lies between the first and the last of `places`. */
+function stretched(span: Span, places: number[]): Span {
+  if (places.length === 0) return span;
+  return { min: Math.min(span.min, places[0]!), max: Math.max(span.max, places.at(-1)!) };
 }

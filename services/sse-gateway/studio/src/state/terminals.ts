@@ -2,6 +2,7 @@
 
 import { signal } from "@preact/signals";
 import { ask, Refused, refusal, send, words } from "../net/ask.ts";
+import { PtyPast } from "../log/past.ts";
 import type { Frame } from "../net/stream.ts";
 import { tab } from "../net/tab.ts";
 import type { LogRecord, Terminal } from "../net/types.ts";
@@ -43,7 +44,6 @@ export interface Command {
 }
 
 const MOST_COMMANDS = 100;
-const MOST_PARTS = 20_000;
 
 /** Takes what a session wrote. `old`: it was written before anybody here could answer. */
 export type Reader = (bytes: string | Uint8Array, old: boolean) => void;
@@ -57,7 +57,7 @@ export class TerminalSession {
   readonly commands = signal<readonly Command[]>([]);
   /** Why what was typed did not get there. */
   readonly refused = signal<string | null>(null);
-  private readonly past: (string | Uint8Array)[] = [];
+  private readonly past = new PtyPast();
   private readonly readers = new Set<Reader>();
   private leave = () => {};
   private closed = false;
@@ -71,7 +71,7 @@ export class TerminalSession {
   }
 
   feed(to: Reader): () => void {
-    for (const part of this.past) to(part, true);
+    for (const part of this.past.parts) to(part, true);
     this.readers.add(to);
     return () => this.readers.delete(to);
   }
@@ -133,7 +133,6 @@ export class TerminalSession {
     if (name === "output") {
       const part = record.text ?? Uint8Array.from(atob(record.base64 ?? ""), (letter) => letter.charCodeAt(0));
       this.past.push(part);
-      if (this.past.length > MOST_PARTS) this.past.splice(0, MOST_PARTS / 10);
       for (const reader of this.readers) reader(part, old);
     } else if (name === "input") {
       const command = { id: String(record["command"]), text: record.text ?? "" };

@@ -18,6 +18,9 @@ export function rowsInSight(scrollTop: number, height: number, rowHeight: number
 export const atEnd = (scrollTop: number, height: number, scrollHeight: number, rowHeight: number) =>
   scrollHeight - scrollTop - height <= rowHeight / 2 + 1;
 
+/** Where the same rows are in sight after `gone` were taken away above all of them. */
+export const withoutRows = (scrollTop: number, gone: number, rowHeight: number) => Math.max(0, scrollTop - gone * rowHeight);
+
 /** Where to scroll so that `row` is in sight; `undefined` when it is. */
 export function scrollFor(row: number, scrollTop: number, height: number, rowHeight: number): number | undefined {
   const top = row * rowHeight;
