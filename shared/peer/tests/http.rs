@@ -17,13 +17,33 @@ use peer::{
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use wire::message::FeedEvent;
 use wire::{Artifact, ContentHash, Reject, Secret, TraceContext, Wire};
 
 /// Enough for everything that must happen; what must not is waited for in other ways.
 const BUDGET: Duration = Duration::from_secs(10);
 const SECRET: &str = "0123456789abcdef";
+
+/// How often something happened.
+#[derive(Clone, Default)]
+struct Count(watch::Sender<usize>);
+
+impl Count {
+    fn add(&self) {
+        self.0.send_modify(|count| *count += 1);
+    }
+
+    fn now(&self) -> usize {
+        *self.0.borrow()
+    }
+
+    async fn reaches(&self, wanted: usize) {
+        let mut changes = self.0.subscribe();
+        let reached = tokio::time::timeout(BUDGET, changes.wait_for(|count| *count >= wanted)).await;
+        assert!(reached.is_ok(), "{} instead of {wanted}", self.now());
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{0} is odd")]
@@ -67,7 +87,7 @@ impl FeedEvent for Beat {
 /// Halves when it is let.
 struct Halver {
     let_go: Arc<Semaphore>,
-    begun: Arc<AtomicUsize>,
+    begun: Count,
     handled: Arc<AtomicUsize>,
 }
 
@@ -80,7 +100,7 @@ impl Handler<Envelope<Halve>> for Halver {
 
     fn handle(&mut self, envelope: Envelope<Halve>, _: &mut Context<Self>) -> Self::Result {
         let (let_go, handled) = (Arc::clone(&self.let_go), Arc::clone(&self.handled));
-        self.begun.fetch_add(1, Ordering::SeqCst);
+        self.begun.add();
         Box::pin(async move {
             let_go.acquire().await.expect("never closed").forget();
             handled.fetch_add(1, Ordering::SeqCst);
@@ -96,7 +116,7 @@ struct Service {
     exchange: Exchange,
     server: ServerHandle,
     let_go: Arc<Semaphore>,
-    begun: Arc<AtomicUsize>,
+    begun: Count,
     handled: Arc<AtomicUsize>,
     beats: FeedWriter<Beat>,
 }
@@ -107,9 +127,9 @@ impl Service {
     }
 
     fn with(listener: TcpListener, capacity: usize, more: impl FnOnce(Exchange) -> Exchange) -> Self {
-        let (let_go, begun, handled) = (Arc::new(Semaphore::new(0)), Arc::default(), Arc::default());
+        let (let_go, begun, handled) = (Arc::new(Semaphore::new(0)), Count::default(), Arc::default());
         let halver =
-            Halver { let_go: Arc::clone(&let_go), begun: Arc::clone(&begun), handled: Arc::clone(&handled) };
+            Halver { let_go: Arc::clone(&let_go), begun: begun.clone(), handled: Arc::clone(&handled) };
         let inbox = Inbox::new(capacity);
         inbox.point_at(halver.start().recipient());
         let beats = FeedWriter::new(4);
@@ -160,7 +180,7 @@ struct Proxy {
     address: SocketAddr,
     /// Answers of requests are cut after their first bytes.
     cuts: Arc<AtomicBool>,
-    connections: Arc<AtomicUsize>,
+    connections: Count,
 }
 
 impl Proxy {
@@ -169,12 +189,12 @@ impl Proxy {
         let proxy = Self {
             address: listener.local_addr().unwrap(),
             cuts: Arc::default(),
-            connections: Arc::default(),
+            connections: Count::default(),
         };
-        let (cuts, connections) = (Arc::clone(&proxy.cuts), Arc::clone(&proxy.connections));
+        let (cuts, connections) = (Arc::clone(&proxy.cuts), proxy.connections.clone());
         actix_rt::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
-                connections.fetch_add(1, Ordering::SeqCst);
+                connections.add();
                 let cuts = Arc::clone(&cuts);
                 actix_rt::spawn(async move {
                     let Ok(mut upstream) = TcpStream::connect(service).await else { return };
@@ -228,9 +248,7 @@ async fn a_service_that_stays_full_is_a_promise_that_nothing_was_handled() {
     let service = Service::start(TcpListener::bind("127.0.0.1:0").unwrap(), 1);
     let remote = service.remote();
     let blocker = actix_rt::spawn(ask(&remote, 2, BUDGET));
-    while service.begun.load(Ordering::SeqCst) == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    service.begun.reaches(1).await;
     let turned_away = ask(&remote, 4, Duration::from_millis(300)).await;
     assert!(
         matches!(&turned_away, Err(AskError::NotDelivered { why, .. }) if why.contains("full")),
@@ -291,11 +309,9 @@ async fn an_answer_that_was_cut_is_asked_for_again_and_handled_once() {
     // So that it knows which life it speaks with.
     ask(&remote, 2, BUDGET).await.unwrap();
     proxy.cuts.store(true, Ordering::SeqCst);
-    let connections = proxy.connections.load(Ordering::SeqCst);
+    let connections = proxy.connections.now();
     let cut = actix_rt::spawn(ask(&remote, 10, BUDGET));
-    while proxy.connections.load(Ordering::SeqCst) < connections + 2 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    proxy.connections.reaches(connections + 2).await;
     proxy.cuts.store(false, Ordering::SeqCst);
     assert_eq!(cut.await.unwrap().unwrap(), 5);
     assert_eq!(service.handled.load(Ordering::SeqCst), 2, "the first one and this one, once");
@@ -311,9 +327,7 @@ async fn what_another_life_may_have_handled_is_not_sent_to_the_next_one() {
     ask(&remote, 2, BUDGET).await.unwrap();
     // It is handed over, and its life ends before it answers.
     let lost = actix_rt::spawn(ask(&remote, 4, BUDGET));
-    while service.begun.load(Ordering::SeqCst) < 2 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    service.begun.reaches(2).await;
     service.stop().await;
     let next = Service::start(TcpListener::bind(address).unwrap(), 8);
     next.let_go.add_permits(9);
@@ -347,9 +361,7 @@ async fn a_followed_feed_goes_on_where_its_connection_broke_and_into_the_writer_
     for n in 3..=5 {
         service.beats.publish(Beat { key: 2, n });
     }
-    while proxy.connections.load(Ordering::SeqCst) < 2 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    proxy.connections.reaches(2).await;
     proxy.cuts.store(false, Ordering::SeqCst);
     assert_eq!(drain(&mut reader, 3).await, [(3, false), (4, false), (5, false)]);
     service.stop().await;
