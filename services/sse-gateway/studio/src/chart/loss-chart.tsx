@@ -91,11 +91,8 @@ export function LossChart(props: Props) {
   }, [smoothing, axis, log, look]);
 
   const keys = (event: KeyboardEvent) => {
-    const seen = plot.current?.scales["x"];
-    // Keys come faster than the chart is drawn: each goes on from the one before.
-    const { min, max } = now.current.zoom ?? seen ?? {};
-    if (min === undefined || max === undefined || min === null || max === null) return;
-    const to = byKey(event.key, { min, max }, now.current.extent);
+    // Keys come faster than the chart is drawn: each goes on from the one before, not from what is drawn.
+    const to = byKey(event.key, now.current.zoom ?? now.current.extent, now.current.extent);
     if (to === undefined) return;
     event.preventDefault();
     now.current.zoom = to;
