@@ -49,16 +49,24 @@ export function loadRunsSoon() {
   }, GATHER);
 }
 
+let newestRead = 0;
+/** A frame came while the list was being read, and may be newer than what was read. */
+let mayBeOld = false;
+
 export async function loadRuns() {
+  const read = ++newestRead;
+  mayBeOld = false;
   try {
     const answer = await ask<{ runs: Run[] }>("GET", "/api/runs");
+    if (read !== newestRead) return;
     batch(() => {
       runs.value = answer.runs;
       runsAreLoaded.value = true;
       runsError.value = null;
     });
+    if (mayBeOld) loadRunsSoon();
   } catch (error) {
-    runsError.value = words(error);
+    if (read === newestRead) runsError.value = words(error);
   }
 }
 
@@ -139,6 +147,7 @@ function take({ event, data, id = "", past = false }: Frame, news: boolean) {
 }
 
 function takeRun(frame: RunFrame) {
+  mayBeOld = true;
   const { run: id, pid, status, ...more } = frame;
   const known = runOf(id);
   if (!known) return loadRunsSoon();
