@@ -26,7 +26,7 @@ mod tree;
 pub use child::Child;
 pub use identity::{Identity, boot_id};
 pub use launch::{Group, Launch};
-pub use memory::{forgo_huge_pages, give_back_memory, share_one_heap};
+pub use memory::{forgo_huge_pages, give_back_heap, give_back_memory, share_one_heap};
 pub use pidfd::PidFd;
 pub use reap::{become_subreaper, reap_next};
 pub use socket::peer_has_read_all;

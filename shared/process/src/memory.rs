@@ -37,18 +37,24 @@ pub fn share_one_heap() {
     }
 }
 
-/// Gives back to the system what the heap does not use, and lets go of the program's own code, which is read again from
-/// the page cache as it is needed: about a microsecond for each 64 kB. For a process that has just become idle.
-///
-/// # Errors
-/// When the process's mappings cannot be read, or the system refuses.
-pub fn give_back_memory() -> io::Result<()> {
+/// Gives back to the system what the heap does not use. What is allocated next then fills the pages that are still
+/// there before it takes new ones.
+pub fn give_back_heap() {
     #[cfg(target_env = "gnu")]
     {
         // SAFETY: it takes an integer only, and may be called from any thread.
         #[allow(unsafe_code, reason = "only the C library knows what is free")]
         let _gave_some = unsafe { libc::malloc_trim(0) };
     }
+}
+
+/// Gives back to the system what the heap does not use, and lets go of the program's own code, which is read again from
+/// the page cache as it is needed: about a microsecond for each 64 kB. For a process that has just become idle.
+///
+/// # Errors
+/// When the process's mappings cannot be read, or the system refuses.
+pub fn give_back_memory() -> io::Result<()> {
+    give_back_heap();
     let program = fs::read_link("/proc/self/exe")?;
     let mappings = fs::read_to_string("/proc/self/maps")?;
     for (start, length) in mappings.lines().filter_map(|line| code_of(line, &program)) {

@@ -139,6 +139,9 @@ impl EntryBundler {
     /// files have changed meanwhile, and then word of that will come. Blocks for as long as that takes.
     pub(crate) fn renew(&mut self, threads: &Threads) {
         self.forget();
+        threads.tidy();
+        // Else the new one lies scattered over all the pages that the old one used.
+        process::give_back_heap();
         let _same_as_before = self.build_afresh(threads);
     }
 
