@@ -2,9 +2,10 @@
 //!
 //! # Theory of operation
 //!
-//! A session is a shell in a run-host of its own ([`host`]), which outlives this server. What happened in it stands in
-//! its log; a session as others see it is read from there ([`session`]), so a registry that starts takes up the sessions
-//! of the one before from their folders, and needs no table besides.
+//! A session is a shell in a run-host of its own, which outlives this server; `hosting` starts it and follows it. What
+//! happened in it stands in its log; a session as others see it is read from there ([`session`]), so a registry that
+//! starts takes up the sessions of the one before from their folders, and needs no table besides. The actor in
+//! [`service`] takes requests, [`registry`] keeps the sessions.
 //!
 //! ```text
 //!  requests (inboxes) --> registry (actor) --> host's socket --> shell
@@ -23,9 +24,10 @@
 mod log;
 mod registry;
 mod remains;
+mod service;
 mod session;
 mod settings;
 mod shell;
 
-pub use registry::{Handle, start};
+pub use service::{Handle, start};
 pub use settings::Settings;

@@ -1,35 +1,27 @@
-//! The actor: keeps the sessions, speaks to their hosts, and has those wait who wait.
+//! Keeps the sessions, speaks to their hosts, and has those wait who wait.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
-use actix::{Actor, Addr, AsyncContext as _, Context, Handler, WrapFuture as _};
-use failpoint::Point;
 use hosting::{Answer, Link, Place, Started, Told};
-use peer::{Envelope, Inbox};
-use supervise::{Answering, Life, Part, Policy};
+use supervise::Life;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use wire::host::{HostRequest, Spec, TerminalSpec};
 use wire::log::Step;
-use wire::message::Never;
 use wire::run::{LogPage, StopMode};
 use wire::terminal::{
-    CloseTerminal, Commanded, GetTerminal, ListTerminals, OpenTerminal, ReadTerminal, ResizeTerminal,
-    RunCommand, Terminal, TerminalRefusal, TerminalStatus, TypeInto,
+    CloseTerminal, Commanded, OpenTerminal, ReadTerminal, RunCommand, Terminal, TerminalRefusal,
+    TerminalStatus,
 };
-use wire::{CommandId, TerminalId, Trouble};
+use wire::{CommandId, TerminalId};
 
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::{log, remains, shell};
 
-/// Requests of each kind that may be under way.
-const INBOX: usize = 256;
-/// Log readers, and waits for commands, that may be under way.
-const WAITING_INBOX: usize = 4096;
 /// How long a shell's process may take to exist.
 const SPAWN_LIMIT: Duration = Duration::from_secs(15);
 /// How long a host may take to answer.
@@ -47,120 +39,10 @@ const GREATEST: u16 = 1000;
 /// The longest name, characters.
 const LONGEST_NAME: usize = 100;
 
-/// How to reach a registry.
-pub struct Handle {
-    /// Entrance for [`OpenTerminal`].
-    pub open: Inbox<OpenTerminal>,
-    /// Entrance for [`ListTerminals`].
-    pub list: Inbox<ListTerminals>,
-    /// Entrance for [`GetTerminal`].
-    pub get: Inbox<GetTerminal>,
-    /// Entrance for [`CloseTerminal`].
-    pub close: Inbox<CloseTerminal>,
-    /// Entrance for [`TypeInto`].
-    pub type_into: Inbox<TypeInto>,
-    /// Entrance for [`ResizeTerminal`].
-    pub resize: Inbox<ResizeTerminal>,
-    /// Entrance for [`RunCommand`].
-    pub run: Inbox<RunCommand>,
-    /// Entrance for [`ReadTerminal`].
-    pub read: Inbox<ReadTerminal>,
-    /// The one that lives, or the last one that did.
-    registry: Rc<RefCell<Option<Addr<Registry>>>>,
-    part: Part,
-}
-
-impl Handle {
-    /// What is wrong with it; nothing while all is well.
-    pub fn trouble(&self) -> watch::Receiver<Option<Trouble>> {
-        self.part.trouble()
-    }
-
-    /// Opens no more sessions, ends those that are open, and waits for their end, at most `limit`. May be called again.
-    pub async fn shutdown(&self, limit: Duration) {
-        let registry = self.registry.borrow().clone();
-        let ended = async {
-            if let Some(registry) = registry {
-                // One that is not there has no sessions to end: its hosts end them when they are alone.
-                let _ = registry.send(Shutdown).await;
-            }
-        };
-        if timeout(limit, ended).await.is_err() {
-            tracing::warn!("some terminals have not ended yet; their hosts go on ending them");
-        }
-        self.part.retire(limit).await;
-    }
-}
-
-/// Starts a registry on the current arbiter. When it fails, the next one takes up its sessions, as after a restart of the
-/// server.
-pub fn start(settings: Settings) -> Handle {
-    let doors = Doors {
-        open: Inbox::new(INBOX),
-        list: Inbox::new(INBOX),
-        get: Inbox::new(INBOX),
-        close: Inbox::new(INBOX),
-        type_into: Inbox::new(INBOX),
-        resize: Inbox::new(INBOX),
-        run: Inbox::new(WAITING_INBOX),
-        read: Inbox::new(WAITING_INBOX),
-    };
-    let (inboxes, registry) = (doors.clone(), Rc::<RefCell<Option<Addr<Registry>>>>::default());
-    let living = Rc::clone(&registry);
-    let life = move |life: &Life| {
-        let actor = life.start(Registry { core: Rc::new(Core::new(life.clone(), settings.clone())) });
-        doors.lead_to(life, &actor);
-        living.replace(Some(actor));
-        Ok(())
-    };
-    let part = Part::start("terminal-registry", Policy::default(), life);
-    let part = part.expect("its first life needs nothing");
-    let Doors { open, list, get, close, type_into, resize, run, read } = inboxes;
-    Handle { open, list, get, close, type_into, resize, run, read, registry, part }
-}
-
-#[derive(Clone)]
-struct Doors {
-    open: Inbox<OpenTerminal>,
-    list: Inbox<ListTerminals>,
-    get: Inbox<GetTerminal>,
-    close: Inbox<CloseTerminal>,
-    type_into: Inbox<TypeInto>,
-    resize: Inbox<ResizeTerminal>,
-    run: Inbox<RunCommand>,
-    read: Inbox<ReadTerminal>,
-}
-
-impl Doors {
-    fn lead_to(&self, life: &Life, actor: &Addr<Registry>) {
-        life.answer(&self.open, actor);
-        life.answer(&self.list, actor);
-        life.answer(&self.get, actor);
-        life.answer(&self.close, actor);
-        life.answer(&self.type_into, actor);
-        life.answer(&self.resize, actor);
-        life.answer(&self.run, actor);
-        life.answer(&self.read, actor);
-    }
-}
-
-struct Registry {
-    core: Rc<Core>,
-}
-
-impl Actor for Registry {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        let core = Rc::clone(&self.core);
-        ctx.spawn(async move { core.recover().await }.into_actor(self));
-    }
-}
-
 /// What the actor's futures share. Never borrowed across an await.
-struct Core {
+pub(crate) struct Core {
     /// What is started here ends with it.
-    life: Life,
+    pub(crate) life: Life,
     settings: Settings,
     /// By id, which sorts by time.
     sessions: RefCell<BTreeMap<TerminalId, Session>>,
@@ -176,7 +58,7 @@ struct Core {
 }
 
 impl Core {
-    fn new(life: Life, settings: Settings) -> Self {
+    pub(crate) fn new(life: Life, settings: Settings) -> Self {
         Self {
             life,
             settings,
@@ -198,7 +80,7 @@ impl Core {
     }
 
     /// Takes up the sessions of an earlier server.
-    async fn recover(self: &Rc<Self>) {
+    pub(crate) async fn recover(self: &Rc<Self>) {
         let folders = std::fs::read_dir(&self.settings.terminals_dir).into_iter().flatten().flatten();
         let names = folders.filter_map(|folder| folder.file_name().into_string().ok());
         let mut ids: Vec<TerminalId> =
@@ -237,7 +119,7 @@ impl Core {
         }
     }
 
-    async fn know_all(&self) {
+    pub(crate) async fn know_all(&self) {
         let mut recovered = self.recovered.subscribe();
         let _ = timeout(RECOVERY_LIMIT, recovered.wait_for(|known| *known)).await;
     }
@@ -307,14 +189,14 @@ impl Core {
         });
     }
 
-    fn view(&self, id: &TerminalId) -> Result<Terminal, TerminalRefusal> {
+    pub(crate) fn view(&self, id: &TerminalId) -> Result<Terminal, TerminalRefusal> {
         let newest = self.links.borrow().get(id).map(|link| *link.newest().borrow());
         let view = self.with(id, |session| session.view().clone());
         let view = view.ok_or_else(|| TerminalRefusal::NotFound { terminal: id.clone() })?;
         Ok(Terminal { newest_seq: view.newest_seq.max(newest.unwrap_or(0)), ..view })
     }
 
-    fn views(&self) -> Vec<Terminal> {
+    pub(crate) fn views(&self) -> Vec<Terminal> {
         let ids: Vec<_> = self.sessions.borrow().keys().rev().cloned().collect();
         ids.iter().filter_map(|id| self.view(id).ok()).collect()
     }
@@ -325,7 +207,7 @@ impl Core {
         if view.status.is_live() { Ok(view) } else { Err(TerminalRefusal::Ended { terminal: id.clone() }) }
     }
 
-    async fn open(self: Rc<Self>, ask: OpenTerminal) -> Result<Terminal, TerminalRefusal> {
+    pub(crate) async fn open(self: Rc<Self>, ask: OpenTerminal) -> Result<Terminal, TerminalRefusal> {
         self.know_all().await;
         let spec = self.spec(ask)?;
         let id = TerminalId::from(spec.run.as_str());
@@ -392,7 +274,7 @@ impl Core {
         })
     }
 
-    fn close(&self, ask: &CloseTerminal) -> Result<Terminal, TerminalRefusal> {
+    pub(crate) fn close(&self, ask: &CloseTerminal) -> Result<Terminal, TerminalRefusal> {
         let id = &ask.terminal;
         if self.view(id)?.status.is_live() {
             self.with(id, |session| session.closing(&ask.reason));
@@ -411,7 +293,7 @@ impl Core {
         }
     }
 
-    async fn shutdown(self: Rc<Self>) {
+    pub(crate) async fn shutdown(self: Rc<Self>) {
         self.stopping.set(true);
         self.know_all().await;
         let live = |core: &Self| core.views().into_iter().filter(|view| view.status.is_live());
@@ -431,7 +313,7 @@ impl Core {
     }
 
     /// Asks a session's host, and waits for its answer.
-    async fn ask(
+    pub(crate) async fn ask(
         &self,
         terminal: &TerminalId,
         request: impl FnOnce(u64) -> HostRequest,
@@ -478,7 +360,7 @@ impl Core {
         }
     }
 
-    async fn run(self: Rc<Self>, ask: RunCommand) -> Result<Commanded, TerminalRefusal> {
+    pub(crate) async fn run(self: Rc<Self>, ask: RunCommand) -> Result<Commanded, TerminalRefusal> {
         let begun = Instant::now();
         let RunCommand { terminal, command, text, wait_ms } = ask;
         if !CommandId::is_well_formed(command.as_str()) {
@@ -546,7 +428,7 @@ impl Core {
         }
     }
 
-    async fn read(self: Rc<Self>, ask: ReadTerminal) -> Result<LogPage, TerminalRefusal> {
+    pub(crate) async fn read(self: Rc<Self>, ask: ReadTerminal) -> Result<LogPage, TerminalRefusal> {
         self.know_all().await;
         // One that is being started has no link and no log yet.
         let started = || {
@@ -592,125 +474,11 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn size(rows: u16, columns: u16) -> Result<(u16, u16), TerminalRefusal> {
+pub(crate) fn size(rows: u16, columns: u16) -> Result<(u16, u16), TerminalRefusal> {
     let fits = |number: u16| (1..=GREATEST).contains(&number);
     if fits(rows) && fits(columns) {
         return Ok((rows, columns));
     }
     let why = format!("a terminal has 1 to {GREATEST} rows and columns, not {rows} and {columns}");
     Err(TerminalRefusal::Nonsense { why })
-}
-
-/// Ends everything.
-#[derive(actix::Message)]
-#[rtype(result = "()")]
-struct Shutdown;
-
-impl Handler<Shutdown> for Registry {
-    type Result = Answering<()>;
-
-    fn handle(&mut self, _: Shutdown, _: &mut Context<Self>) -> Self::Result {
-        self.core.life.answering(Rc::clone(&self.core).shutdown())
-    }
-}
-
-impl Handler<Envelope<OpenTerminal>> for Registry {
-    type Result = Answering<Result<Terminal, TerminalRefusal>>;
-
-    fn handle(&mut self, envelope: Envelope<OpenTerminal>, _: &mut Context<Self>) -> Self::Result {
-        let core = Rc::clone(&self.core);
-        self.core.life.answering(async move {
-            let (ask, _held) = envelope.open();
-            failpoint::reach(Point::TerminalAsked);
-            core.open(ask).await
-        })
-    }
-}
-
-impl Handler<Envelope<ListTerminals>> for Registry {
-    type Result = Answering<Result<Vec<Terminal>, Never>>;
-
-    fn handle(&mut self, envelope: Envelope<ListTerminals>, _: &mut Context<Self>) -> Self::Result {
-        let core = Rc::clone(&self.core);
-        self.core.life.answering(async move {
-            let _held = envelope.open();
-            core.know_all().await;
-            Ok(core.views())
-        })
-    }
-}
-
-impl Handler<Envelope<GetTerminal>> for Registry {
-    type Result = Answering<Result<Terminal, TerminalRefusal>>;
-
-    fn handle(&mut self, envelope: Envelope<GetTerminal>, _: &mut Context<Self>) -> Self::Result {
-        let core = Rc::clone(&self.core);
-        self.core.life.answering(async move {
-            let (ask, _held) = envelope.open();
-            core.know_all().await;
-            core.view(&ask.terminal)
-        })
-    }
-}
-
-impl Handler<Envelope<CloseTerminal>> for Registry {
-    type Result = Answering<Result<Terminal, TerminalRefusal>>;
-
-    fn handle(&mut self, envelope: Envelope<CloseTerminal>, _: &mut Context<Self>) -> Self::Result {
-        let core = Rc::clone(&self.core);
-        self.core.life.answering(async move {
-            let (ask, _held) = envelope.open();
-            core.know_all().await;
-            core.close(&ask)
-        })
-    }
-}
-
-impl Handler<Envelope<TypeInto>> for Registry {
-    type Result = Answering<Result<(), TerminalRefusal>>;
-
-    fn handle(&mut self, envelope: Envelope<TypeInto>, _: &mut Context<Self>) -> Self::Result {
-        let core = Rc::clone(&self.core);
-        self.core.life.answering(async move {
-            let (TypeInto { terminal, base64 }, _held) = envelope.open();
-            core.ask(&terminal, |id| HostRequest::Type { id, base64 }).await
-        })
-    }
-}
-
-impl Handler<Envelope<ResizeTerminal>> for Registry {
-    type Result = Answering<Result<(), TerminalRefusal>>;
-
-    fn handle(&mut self, envelope: Envelope<ResizeTerminal>, _: &mut Context<Self>) -> Self::Result {
-        let core = Rc::clone(&self.core);
-        self.core.life.answering(async move {
-            let (ResizeTerminal { terminal, rows, columns }, _held) = envelope.open();
-            let (rows, columns) = size(rows, columns)?;
-            core.ask(&terminal, |id| HostRequest::Resize { id, rows, columns }).await
-        })
-    }
-}
-
-impl Handler<Envelope<RunCommand>> for Registry {
-    type Result = Answering<Result<Commanded, TerminalRefusal>>;
-
-    fn handle(&mut self, envelope: Envelope<RunCommand>, _: &mut Context<Self>) -> Self::Result {
-        let core = Rc::clone(&self.core);
-        self.core.life.answering(async move {
-            let (ask, _held) = envelope.open();
-            core.run(ask).await
-        })
-    }
-}
-
-impl Handler<Envelope<ReadTerminal>> for Registry {
-    type Result = Answering<Result<LogPage, TerminalRefusal>>;
-
-    fn handle(&mut self, envelope: Envelope<ReadTerminal>, _: &mut Context<Self>) -> Self::Result {
-        let core = Rc::clone(&self.core);
-        self.core.life.answering(async move {
-            let (ask, _held) = envelope.open();
-            core.read(ask).await
-        })
-    }
 }
