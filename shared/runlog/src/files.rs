@@ -115,7 +115,13 @@ impl Files {
         }
         let newest = File::open(&self.newest);
         // It may have got its number, and a successor, a moment ago.
-        if is_missing(&newest) || numbered.exists() { File::open(numbered) } else { newest }
+        if is_missing(&newest) || numbered.exists() {
+            return File::open(numbered);
+        }
+        // Or even be gone since: the oldest goes first, and the one before the newest stays.
+        let before = self.numbered(number - 1);
+        let is_newest = if number - 1 == REMAINS { !before.exists() } else { before.exists() };
+        if is_newest { newest } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
     /// Whether there is anything of this log.
@@ -128,6 +134,24 @@ impl Files {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_gone_is_not_taken_for_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::of(&dir.path().join("events.jsonl"));
+        let text = |number| files.open(number).and_then(io::read_to_string).ok();
+        fs::write(&files.newest, "newest").unwrap();
+        assert_eq!(text(1).as_deref(), Some("newest"), "the log has just begun");
+        for number in [REMAINS, 5, 6] {
+            fs::write(files.numbered(number), number.to_string()).unwrap();
+        }
+        assert_eq!((text(5).as_deref(), text(6).as_deref()), (Some("5"), Some("6")));
+        assert_eq!(text(7).as_deref(), Some("newest"));
+        for gone in 1..5 {
+            assert_eq!(text(gone), None, "{gone}");
+        }
+        assert_eq!(text(8), None, "it is not there yet");
+    }
 
     #[test]
     fn names_and_numbers() {
