@@ -54,17 +54,21 @@ export class ControlPlane {
     return this.#cancel("/v1/jobs/cancel", { clientRunId }, [404, 409]);
   }
 
-  /** The job's events from the first on, without end. */
+  /**
+   * The job's events from the first on, without end. A control plane that told of some and is away may have its address
+   * taken by another program: what that one answers is no answer.
+   */
   follow(id: string, signal: AbortSignal): AsyncGenerator<StreamEvent, never> {
     const path = `/v1/jobs/${encodeURIComponent(id)}/events/stream`;
     const open = async (lastEventId: string | undefined, connection: AbortController) => {
       const headers: Record<string, string> = { accept: "text/event-stream" };
-      if (lastEventId !== undefined) headers["last-event-id"] = lastEventId;
+      const known = lastEventId !== undefined;
+      if (known) headers["last-event-id"] = lastEventId;
       const late = setTimeout(() => connection.abort(new DOMException("no answer in time", "TimeoutError")), ANSWER_MS);
-      const response = await this.#send("GET", path, { headers, signal: connection.signal }).finally(() => clearTimeout(late));
+      const response = await this.#send("GET", path, { headers, signal: connection.signal }, known).finally(() => clearTimeout(late));
       const type = response.headers.get("content-type") ?? "";
       if (!type.startsWith("text/event-stream")) {
-        throw new ControlPlaneError(`${this.#at(path)} answered with ${type || "no type"} instead of events`, { transient: false });
+        throw new ControlPlaneError(`${this.#at(path)} answered with ${type || "no type"} instead of events`, { transient: known });
       }
       return response;
     };
@@ -108,14 +112,17 @@ export class ControlPlane {
     });
   }
 
-  /** One request. An answer that is not 2xx is an error. */
-  async #send(method: string, path: string, request: Request): Promise<Response> {
+  /**
+   * One request. An answer that is not 2xx is an error; one that no control plane gives is a passing one where `known` says
+   * that there is a control plane.
+   */
+  async #send(method: string, path: string, request: Request, known = false): Promise<Response> {
     const first = await this.#fetch(method, path, request);
     if (first.ok) return first;
     // A token may have been replaced since it was read; it is read anew for each request.
     const response = first.status === 401 ? await this.#fetch(method, path, request) : first;
     if (response.ok) return response;
-    throw await refused(response, `${method} ${this.#at(path)}`);
+    throw await refused(response, `${method} ${this.#at(path)}`, known);
   }
 
   async #fetch(method: string, path: string, request: Request): Promise<Response> {
@@ -157,14 +164,15 @@ function jobIn(answer: unknown): Job {
 
 const TRANSIENT = [408, 425, 429];
 
-async function refused(response: Response, what: string): Promise<ControlPlaneError> {
+async function refused(response: Response, what: string, known: boolean): Promise<ControlPlaneError> {
+  const isForeign = known && !(response.headers.get("content-type") ?? "").startsWith("application/json");
   const text = await response.text().catch(() => "");
   const status = response.status;
   const hint = status === 401 || status === 403 ? " (is the token, or the org and project, still right?)" : "";
   const seconds = Number(response.headers.get("retry-after") ?? "");
   return new ControlPlaneError(`${what} was answered with ${status}: ${reason(text)}${hint}`, {
     status,
-    transient: status >= 500 || TRANSIENT.includes(status),
+    transient: isForeign || status >= 500 || TRANSIENT.includes(status),
     retryAfterMs: seconds > 0 ? seconds * 1000 : undefined,
   });
 }

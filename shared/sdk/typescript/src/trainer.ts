@@ -61,6 +61,8 @@ class TrainingRun {
   #plane: ControlPlane | undefined;
   #job: Job | undefined;
   #result: TrainingResult | undefined;
+  /** The job ended by itself, and its last callback is under way. */
+  #ending = false;
 
   constructor(options: TrainerOptions, config: object) {
     this.#options = options;
@@ -178,7 +180,7 @@ class TrainingRun {
   }
 
   async #completed(base: JobEvent, data: EventData, callbacks: TrainerCallbacks): Promise<void> {
-    this.#latch.terminal();
+    this.#atEnd();
     const job = { ...(this.#job as Job), status: "completed", completedAt: base.timestamp } as const;
     const metrics = (data["metrics"] ?? {}) as TrainingResult["metrics"];
     const infer = inferFrom(this.#plane as ControlPlane, { kind: "final", jobId: base.jobId });
@@ -187,7 +189,7 @@ class TrainingRun {
   }
 
   async #failed(base: JobEvent, error: string, callbacks: TrainerCallbacks): Promise<void> {
-    this.#latch.terminal();
+    this.#atEnd();
     const job = { ...(this.#job as Job), status: "failed", error, completedAt: base.timestamp } as const;
     await callbacks.onFailed?.({ ...base, job, error });
     this.#conclude(job);
@@ -199,6 +201,12 @@ class TrainingRun {
     if (job.status === "completed") await this.#completed(base, {}, callbacks);
     else if (job.status === "failed") await this.#failed(base, job.error ?? "no reason given", callbacks);
     else if (job.status === "cancelled") this.#conclude(job);
+  }
+
+  /** From here on only the last callback has a say in when the run is over. */
+  #atEnd(): void {
+    this.#ending = true;
+    this.#latch.ending();
   }
 
   #conclude(job: Job, made: readonly Artifact[] = [], metrics: TrainingResult["metrics"] = {}): void {
@@ -233,9 +241,12 @@ class TrainingRun {
 
   /** The cancel was accepted. Where the answer does not show the end, its event is waited for, for a while. */
   #cancelled(job: Job, answer: Job | undefined): void {
-    if (answer !== undefined && TERMINAL.includes(answer.status)) this.#conclude(answer);
+    const conclude = (end: Job) => {
+      if (!this.#ending) this.#conclude(end);
+    };
+    if (answer !== undefined && TERMINAL.includes(answer.status)) conclude(answer);
     else if (answer !== undefined) {
-      const timer = setTimeout(() => this.#conclude({ ...job, status: "cancelled" }), CANCEL_EVENT_MS);
+      const timer = setTimeout(() => conclude({ ...job, status: "cancelled" }), CANCEL_EVENT_MS);
       this.#following.signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
     }
   }

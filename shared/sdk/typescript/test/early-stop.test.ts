@@ -20,7 +20,7 @@ async function turn(): Promise<void> {
 
 const LONG_MS = 60_000;
 
-type Act = "request" | "checkpoint" | "giveUp" | "terminal" | "cancelled" | "cancelFailed";
+type Act = "request" | "checkpoint" | "giveUp" | "ending" | "terminal" | "cancelled" | "cancelFailed";
 
 /** What is done, how often the job was cancelled by then, and how those who asked for the stop fare. */
 const table: [acts: Act[], cancels: number, settled: "waiting" | "done" | "failed"][] = [
@@ -43,6 +43,17 @@ const table: [acts: Act[], cancels: number, settled: "waiting" | "done" | "faile
   [["giveUp", "request"], 0, "waiting"],
   [["request", "giveUp", "cancelled"], 1, "done"],
   [["request", "giveUp", "checkpoint", "cancelFailed"], 1, "failed"],
+  [["request", "ending"], 0, "waiting"],
+  [["request", "ending", "checkpoint"], 0, "waiting"],
+  [["request", "ending", "request", "terminal"], 0, "done"],
+  [["request", "ending", "giveUp"], 0, "done"],
+  [["ending", "request", "checkpoint"], 0, "waiting"],
+  [["ending", "request", "terminal"], 0, "done"],
+  [["request", "checkpoint", "ending", "cancelled"], 1, "waiting"],
+  [["request", "checkpoint", "ending", "cancelFailed"], 1, "waiting"],
+  [["request", "checkpoint", "ending", "cancelFailed", "terminal"], 1, "done"],
+  [["request", "checkpoint", "cancelled", "ending"], 1, "done"],
+  [["request", "checkpoint", "cancelFailed", "ending", "terminal"], 1, "failed"],
 ];
 
 for (const [acts, cancels, settled] of table) {
@@ -75,6 +86,18 @@ test("without a checkpoint in time the job is cancelled", async () => {
   await asked;
   await latch.checkpoint(1);
   assert.equal(calls.length, 1);
+});
+
+test("the clock cancels no job that is at its end", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const { calls, latch } = cancelling();
+  const asked = latch.request(20);
+  latch.ending();
+  t.mock.timers.tick(LONG_MS);
+  await turn();
+  assert.equal(calls.length, 0);
+  latch.terminal();
+  await asked;
 });
 
 const servers: ControlPlaneServer[] = [];
@@ -118,6 +141,63 @@ test("a job that ends by itself needs no cancel", async () => {
   assert.equal((await waiting).job.status, "completed");
   await stop();
   assert.equal(plane.requests("/cancel").length, 0);
+});
+
+for (const [type, callback, status] of [["training.completed", "onCompleted", "completed"], ["training.failed", "onFailed", "failed"]] as const) {
+  test(`a stop is not over before ${callback} is`, async () => {
+    let begin!: () => void, goOn!: () => void;
+    const begun = new Promise<void>((resolve) => (begin = resolve));
+    const gate = new Promise<void>((resolve) => (goOn = resolve));
+    const { plane, trainer, stop } = await running({ [callback]: () => (begin(), gate) });
+    await trainer.start();
+    const waiting = trainer.wait();
+    const stopping = stop();
+    let over = false;
+    void stopping.then(() => (over = true));
+    plane.emit(type);
+    await begun;
+    await turn();
+    assert.equal(over, false);
+    goOn();
+    await stopping;
+    assert.equal((await waiting).job.status, status);
+    assert.equal(plane.requests("/cancel").length, 0);
+  });
+
+  test(`a stop is over when ${callback} throws`, async () => {
+    const { plane, trainer, stop } = await running({ [callback]: () => Promise.reject(new Error("from the last one")) });
+    await trainer.start();
+    const waiting = trainer.wait();
+    const stopping = stop();
+    plane.emit(type);
+    await assert.rejects(waiting, /from the last one/);
+    await stopping;
+    assert.equal(plane.requests("/cancel").length, 0);
+  });
+}
+
+test("a cancel that is answered during the last callback neither cuts it nor changes how the job ended", async () => {
+  let cancelled!: () => void, goOn!: () => void;
+  const answered = new Promise<void>((resolve) => (cancelled = resolve));
+  const gate = new Promise<void>((resolve) => (goOn = resolve));
+  const run = await running({
+    onCompleted: async () => {
+      await run.trainer.cancel();
+      cancelled();
+      await gate;
+    },
+  });
+  await run.trainer.start();
+  const waiting = run.trainer.wait();
+  let over = false;
+  const stopping = run.stop().then(() => (over = true));
+  run.plane.emit("training.completed");
+  await answered;
+  await turn();
+  assert.equal(over, false);
+  goOn();
+  await stopping;
+  assert.equal((await waiting).job.status, "completed");
 });
 
 test("a job that ended while it was being cancelled is no failed stop", async () => {

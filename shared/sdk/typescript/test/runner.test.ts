@@ -143,6 +143,23 @@ for (const [signal, stopped, failed] of SIGNALS) {
   });
 }
 
+test("training that ends by itself during a stop ends with its last callback, however long that takes", async () => {
+  const plane = await controlPlane();
+  // Longer than a cancelled trainer's wait() may take.
+  const save = "onCompleted: async () => { console.log('SAVING'); await new Promise((done) => setTimeout(done, 5_500)); console.log('SAVED'); }";
+  const runner = new RunnerProcess(withSdk(`onLog: ({ step }) => console.log('LOG ' + step), ${save}`), { env: plane.environment });
+  plane.emit("training.log", { step: 1 });
+  await runner.printed("LOG 1");
+  runner.ring("SIGTERM");
+  await runner.message("earlyStop");
+  plane.emit("training.completed");
+  assert.equal(await runner.exited, 0);
+  assert.equal(runner.stdout, "LOG 1\nSAVING\nSAVED\n");
+  assert.deepEqual(runner.all("earlyStop").map(({ phase }) => phase), ["waiting", "done"]);
+  assert.deepEqual(runner.messages.at(-1), { type: "finished", status: "completed" });
+  assert.equal(plane.requests("/cancel").length, 0);
+});
+
 test("a signal before ready is not lost", async () => {
   for (const [signal, code] of SIGNALS) {
     const runner = new RunnerProcess(moduleFile("console.log('IMPORTING'); setInterval(() => {}, 1000); await new Promise(() => {});"));

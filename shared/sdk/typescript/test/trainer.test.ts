@@ -159,6 +159,29 @@ test("streams that end in good order, refuse for a while or go away are opened a
   assert.deepEqual(log, course(6));
 });
 
+test("what another program answers at the address of a control plane that told of events is no answer", async () => {
+  const page = (status: number) => ({ status, headers: { "content-type": "text/html; charset=utf-8" } });
+  const meets = async (faults: (typeof plane.faults)[string], log: string[] = []) => {
+    plane.cuts = [300];
+    const first = recording(log);
+    const onStarted = (context: Parameters<NonNullable<TrainerCallbacks["onStarted"]>>[0]) => {
+      plane.faults["/events/stream"] = faults;
+      return first.onStarted?.(context);
+    };
+    await trainer({ ...first, onStarted }).wait();
+    assert.deepEqual([faults, log], [[], course(6)]);
+  };
+  play(6);
+  await meets([page(404), page(200), page(403)]);
+  // A control plane's own word is final.
+  await assert.rejects(meets([{ status: 404, body: { error: "no such job" } }]), /answered with 404: no such job/);
+  // Who was told of none may have a wrong address, and is not kept waiting.
+  for (const [status, reason] of [[404, /answered with 404/], [200, /answered with text\/html.* instead of events/]] as const) {
+    plane.faults["/events/stream"] = [page(status)];
+    await assert.rejects(trainer().wait(), reason);
+  }
+});
+
 test("the end of the stream without a last event asks for the job", async () => {
   for (const [status, expected] of [["completed", ["<completed", "completed>"]], ["failed", ["<failed oom", "failed oom>"]], ["cancelled", []]] as const) {
     const log: string[] = [];
