@@ -19,8 +19,10 @@ mod pidfd;
 mod reap;
 mod socket;
 mod spawner;
+mod suspend;
 mod table;
 pub mod terminal;
+mod timers;
 mod tree;
 
 pub use child::Child;
@@ -31,8 +33,10 @@ pub use pidfd::PidFd;
 pub use reap::{become_subreaper, reap_next};
 pub use socket::peer_has_read_all;
 pub use spawner::Spawner;
-pub use table::{Process, arguments, owner, processes, signal_is_caught, variables};
+pub use suspend::suspend;
+pub use table::{Process, arguments, owner, processes, signal_is_caught, signal_is_ignored, variables};
 pub use terminal::WindowSize;
+pub use timers::{ExactTimers, let_timers_be_late};
 pub use tree::{Killed, Killing, Marker, Progress, Report, Tree, kill_tree};
 
 /// Signals by name, so that callers need no dependency for the numbers.

@@ -93,10 +93,22 @@ fn fields(stat: &[u8]) -> Option<Vec<&str>> {
 /// # Errors
 /// `NotFound` when there is no such process; a zombie has no handlers and answers `false`.
 pub fn signal_is_caught(pid: u32, signal: i32) -> io::Result<bool> {
+    signal_is_in(pid, "SigCgt:", signal)
+}
+
+/// Whether `pid` ignores `signal`: its bit in `SigIgn` of `/proc/PID/status`.
+///
+/// # Errors
+/// `NotFound` when there is no such process; a zombie ignores nothing and answers `false`.
+pub fn signal_is_ignored(pid: u32, signal: i32) -> io::Result<bool> {
+    signal_is_in(pid, "SigIgn:", signal)
+}
+
+fn signal_is_in(pid: u32, set: &str, signal: i32) -> io::Result<bool> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let mask = status
         .lines()
-        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .find_map(|line| line.strip_prefix(set))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or(0);
     Ok((1..=64).contains(&signal) && mask & (1 << (signal - 1)) != 0)

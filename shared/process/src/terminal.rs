@@ -48,6 +48,14 @@ pub fn gathers_lines(terminal: impl AsFd) -> io::Result<bool> {
     Ok(tcgetattr(terminal)?.local_flags.contains(LocalFlags::ICANON))
 }
 
+/// Whether the terminal stops a program that writes to it from the background (`stty tostop`).
+///
+/// # Errors
+/// The system's, when `terminal` is none.
+pub fn stops_writers(terminal: impl AsFd) -> io::Result<bool> {
+    Ok(tcgetattr(terminal)?.local_flags.contains(LocalFlags::TOSTOP))
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -58,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_terminal_tells_of_itself_and_takes_another_size() {
-        let script = "echo first; read x; stty size; stty -icanon; echo raw; read x";
+        let script = "echo first; read x; stty size; stty -icanon tostop; echo raw; read x";
         let launch = Launch::new("sh").args(["-c", script]).terminal(WindowSize { rows: 5, columns: 40 });
         let mut child = launch.spawn().unwrap();
         let mut ours = File::from(child.take_terminal().unwrap());
@@ -73,11 +81,11 @@ mod tests {
         };
         let mut terminal = wait_for("first\r\n");
         assert_eq!(foreground_group(&terminal).unwrap(), child.pid());
-        assert!(gathers_lines(&terminal).unwrap());
+        assert!(gathers_lines(&terminal).unwrap() && !stops_writers(&terminal).unwrap());
         resize(&terminal, WindowSize { rows: 7, columns: 33 }).unwrap();
         io::Write::write_all(&mut terminal, b"\n").unwrap();
         let terminal = wait_for("7 33\r\nraw\r\n");
-        assert!(!gathers_lines(&terminal).unwrap());
+        assert!(!gathers_lines(&terminal).unwrap() && stops_writers(&terminal).unwrap());
         child.kill_blocking().unwrap();
     }
 }
