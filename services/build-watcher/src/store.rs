@@ -40,6 +40,8 @@ pub(crate) struct Store {
     keep: Keep,
     /// Addresses by when they were last published, oldest first. Nothing: before this store was opened.
     order: VecDeque<(ContentHash, Option<Instant>)>,
+    /// Addresses of what live runs use. Until somebody has said which these are: of all that was there when this store
+    /// was opened, since runs outlive the server that started them.
     retained: HashSet<ContentHash>,
 }
 
@@ -62,8 +64,9 @@ impl Store {
             }
         }
         found.sort();
+        let retained = found.iter().map(|(_, hash)| hash.clone()).collect();
         let order = found.into_iter().map(|(_, hash)| (hash, None)).collect();
-        Ok(Self { folder, keep, order, retained: HashSet::new() })
+        Ok(Self { folder, keep, order, retained })
     }
 
     /// Keeps `code`, and shows it if it is the bundle of the project's own entry, `file`.
@@ -121,7 +124,7 @@ impl Store {
         Ok(())
     }
 
-    /// From now on these are kept however old they are, and no others.
+    /// From now on these are kept however old they are, and no others: not what was found either.
     pub(crate) fn retain(&mut self, hashes: Vec<ContentHash>) {
         self.retained = hashes.into_iter().collect();
     }
@@ -223,12 +226,31 @@ mod tests {
         store.prune(&BTreeSet::new());
         assert_eq!(kept(&store), names(&[&c, &d]));
         let mut again = Store::open(&state, keep(1)).unwrap();
+        again.retain(Vec::new());
         again.prune(&BTreeSet::new());
         assert_eq!(kept(&again).len(), 1);
         let mut fresh = Store::open(&state, Keep { newest: 1, ..Keep::default() }).unwrap();
+        fresh.retain(Vec::new());
         let [e, f] = ["e", "f"].map(|code| put(&mut fresh, code));
         fresh.prune(&BTreeSet::new());
         assert_eq!(kept(&fresh), names(&[&e, &f]), "readers were told of both just now");
+    }
+
+    #[test]
+    fn what_was_found_is_kept_until_somebody_said_what_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let keep = Keep { newest: 1, fresh: Duration::ZERO };
+        let put = |store: &mut Store, code: &str| store.put(code).unwrap().content_hash;
+        let mut earlier = Store::open(dir.path(), keep).unwrap();
+        let [a, b] = ["a", "b"].map(|code| put(&mut earlier, code));
+        let mut store = Store::open(dir.path(), keep).unwrap();
+        assert_eq!(put(&mut store, "a"), a, "published again, which makes it no less old");
+        let [_, d] = ["c", "d"].map(|code| put(&mut store, code));
+        store.prune(&BTreeSet::new());
+        assert_eq!(kept(&store), names(&[&a, &b, &d]), "what it made itself is pruned as ever");
+        store.retain(vec![b.clone()]);
+        store.prune(&BTreeSet::new());
+        assert_eq!(kept(&store), names(&[&b, &d]));
     }
 
     #[test]

@@ -139,7 +139,11 @@ pub(crate) fn save(job: &Path, trainer: &Trainer) -> Result<Vec<Artifact>, Check
         (OPTIMIZER, tensors(optimizer).map_err(broken)?),
         (STATE, serde_json::to_vec_pretty(&state).expect("a state has only text keys and finite numbers")),
     ];
-    write(&partial, &folder, &files)?;
+    // One that was gone on from, and stopped before the next step, is there. Between its removal and the renaming of the
+    // new one there would be none.
+    if !holds(&folder, &files) {
+        write(&partial, &folder, &files)?;
+    }
     let artifact = |(file, content): &(&'static str, Vec<u8>)| Artifact {
         name: file,
         path: format!("{name}/{file}"),
@@ -151,6 +155,11 @@ pub(crate) fn save(job: &Path, trainer: &Trainer) -> Result<Vec<Artifact>, Check
 
 fn tensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Result<Vec<u8>, String> {
     safetensors::serialize(tensors, None).map_err(|error| error.to_string())
+}
+
+/// Whether `folder` has these files as they should be.
+fn holds(folder: &Path, files: &[(&'static str, Vec<u8>)]) -> bool {
+    files.iter().all(|(name, content)| fs::read(folder.join(name)).is_ok_and(|there| there == *content))
 }
 
 fn write(partial: &Path, folder: &Path, files: &[(&'static str, Vec<u8>)]) -> Result<(), CheckpointError> {

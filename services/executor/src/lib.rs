@@ -2,7 +2,8 @@
 //!
 //! This is the control plane's `builtin` executor, the process `midrun executor`. Everything that it needs to know
 //! comes in, and everything that it did goes out, by the lines below; it knows no control plane and no network. Any
-//! other program that speaks the same lines can stand in its place (`command = ["python", "train.py"]`).
+//! other program that speaks the same lines can stand in its place: the setting
+//! `controlPlane.executor = ["python", "train.py"]`.
 //!
 //! # Training: `midrun executor`
 //!

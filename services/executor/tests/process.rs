@@ -349,6 +349,29 @@ fn sigterm_saves_a_checkpoint_from_which_the_run_goes_on_exactly() {
     assert_eq!(tensors(resumed.path(), step + 7), tensors(whole.path(), step + 7));
 }
 
+/// Says which file it is.
+fn inode(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).expect("it is there").ino()
+}
+
+#[test]
+fn a_checkpoint_that_is_there_as_it_should_be_is_not_written_again() {
+    let folder = temporary();
+    train(folder.path(), config(json!({"maxSteps": 20})));
+    let weights = checkpoint(folder.path(), 20).join("model.safetensors");
+    let before = inode(&weights);
+    // All steps are done, so the last checkpoint is due again, in the folder that it was gone on from.
+    let again = resume(config(json!({"maxSteps": 20})), folder.path(), 20);
+    let (code, events) = train(folder.path(), again);
+    assert_eq!((code, events.last().map(|event| &event["type"])), (0, Some(&json!("training.completed"))));
+    assert_eq!(steps(&events, "checkpoint.saved"), [20]);
+    assert_eq!(inode(&weights), before);
+    std::fs::write(&weights, "spoilt").expect("it can be written");
+    train(folder.path(), resume(config(json!({"maxSteps": 20})), folder.path(), 10));
+    assert_ne!(inode(&weights), before, "what is not as it should be is");
+}
+
 #[test]
 fn sigterm_while_the_job_is_awaited_ends_at_once() {
     let folder = temporary();

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use crate::node::UnfitNode;
 use crate::protocol::{Facts, Reply, Thrown};
 
 /// A worker's process.
@@ -292,9 +293,9 @@ impl Pool {
     }
 
     fn ready(&mut self, now: Instant, id: WorkerId, version: &str) {
-        if let Some(why) = too_old(version) {
+        if let Some(unfit) = UnfitNode::too_old(version) {
             self.acts.push(Act::Kill(id));
-            return self.fail_to_start(now, id, &why);
+            return self.fail_to_start(now, id, &unfit.words());
         }
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.ready = true;
@@ -452,13 +453,6 @@ impl Pool {
         worker.evaluations >= self.limits.evaluations
             || worker.first_rss.is_some_and(|first| worker.rss > first + self.limits.growth)
     }
-}
-
-/// What stands in the way of using this version of Node, which writes itself `v20.3.0`.
-fn too_old(version: &str) -> Option<String> {
-    let mut numbers = version.trim_start_matches('v').split('.').map_while(|part| part.parse::<u32>().ok());
-    let (major, minor) = (numbers.next()?, numbers.next()?);
-    ((major, minor) < (20, 3)).then(|| format!("is {version}, and midrun needs 20.3 or newer"))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use sourcemap::SourceMap;
 use wire::frame::{characters_before, frame};
 use wire::{Diagnostic, Failure};
 
+use crate::missing_package;
 use crate::protocol::Thrown;
 
 /// Frames that are shown at most.
@@ -35,6 +36,9 @@ struct Place {
 /// threw, `map` its source map, if there is one.
 pub(crate) fn failure(thrown: &Thrown, root: &Path, artifact: &Path, map: Option<&str>) -> Failure {
     let map = map.and_then(|text| SourceMap::from_slice(text.as_bytes()).ok());
+    if let Some(failure) = missing_package::failure(&thrown.message, root, map.as_ref()) {
+        return failure;
+    }
     let headline = headline(thrown);
     let mut message = headline.clone();
     let mut first = None;

@@ -16,6 +16,7 @@ use tokio::process::ChildStderr;
 use tokio::task::JoinHandle;
 
 use crate::Settings;
+use crate::node::UnfitNode;
 use crate::protocol::{Reply, Request};
 
 /// Where a worker finds its socket.
@@ -89,15 +90,7 @@ pub(crate) struct Course {
 /// # Errors
 /// Why it could not be started, for a person; continues "node …".
 pub(crate) async fn start(settings: &Settings) -> Result<(Worker, Course), String> {
-    let spawned = spawn(settings).await;
-    spawned.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => format!(
-            "was not found as {:?}: install Node.js 20.3 or newer, or name it: run.node in midrun.toml, or \
-             MIDRUN_RUN__NODE",
-            settings.node
-        ),
-        _ => format!("could not be started as {:?}: {error}", settings.node),
-    })
+    spawn(settings).await.map_err(|error| UnfitNode::not_started(&settings.node, &error).words())
 }
 
 async fn spawn(settings: &Settings) -> io::Result<(Worker, Course)> {

@@ -60,6 +60,27 @@ async fn the_newest_and_the_retained_artifacts_are_kept() {
 }
 
 #[actix_rt::test]
+async fn artifacts_of_an_earlier_server_are_kept_until_the_registry_has_said_what_is_in_use() {
+    let project = Project::of(&[(ENTRY, "export const name = 'zero';\n")]);
+    let earlier = ["one", "two", "three"].map(|code| ContentHash::of(code.as_bytes()));
+    for (hash, code) in earlier.iter().zip(["one", "two", "three"]) {
+        project.write(&format!(".midrun/build/{hash}/index.mjs"), code);
+    }
+    let mut looped =
+        Loop::idle(project, |settings| settings.keep = Keep { newest: 1, fresh: Duration::ZERO });
+    looped.watch(ENTRY).await;
+    looped.built().await;
+    publish(&mut looped, "first").await;
+    let last = publish(&mut looped, "last").await;
+    // A word to the build thread, so that what follows the publication is done.
+    looped.unwatch("src/midrun/none.ts").await;
+    let kept = stored(&looped);
+    assert!(earlier.iter().all(|hash| kept.contains(hash.as_str())), "{kept:?}");
+    retain(&looped, &[&earlier[0]]).await;
+    assert_eq!(stored(&looped), [&earlier[0], &last.content_hash].map(ToString::to_string).into());
+}
+
+#[actix_rt::test]
 async fn a_store_that_was_removed_is_made_again() {
     let mut looped = Loop::of(&[(ENTRY, "export const name = 'zero';\n")]).await;
     fs::remove_dir_all(looped.project.path(".midrun")).unwrap();
