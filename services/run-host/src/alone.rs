@@ -86,7 +86,8 @@ impl Coordinator {
         }
     }
 
-    fn is_attended(&self) -> bool {
+    /// Whether somebody listens.
+    pub(crate) fn is_attended(&self) -> bool {
         self.clients.iter().any(Client::is_subscribed)
     }
 

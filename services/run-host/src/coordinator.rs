@@ -193,6 +193,9 @@ impl Coordinator {
             self.take_requests(&events);
             self.look_after(Instant::now());
             self.look_after_terminal(Instant::now());
+            if !self.is_attended() {
+                self.listener.look(Instant::now());
+            }
         }
     }
 
@@ -267,7 +270,8 @@ impl Coordinator {
     fn timeout(&self, now: Instant) -> PollTimeout {
         let clients = self.clients.iter().filter_map(Client::look_again);
         let due = clients.chain(self.due()).chain(self.alone_due()).chain(self.terminal_due(now));
-        let due = due.chain(self.log.retry_at()).min();
+        let look = (!self.is_attended()).then(|| self.listener.look_due());
+        let due = due.chain(self.log.retry_at()).chain(look).min();
         let Some(due) = due else { return PollTimeout::NONE };
         // Rounded up, so that a wait never ends early and spins.
         let left = due.saturating_duration_since(now).as_micros().div_ceil(1000);
@@ -318,10 +322,12 @@ impl Coordinator {
         }
         let _ = record;
         for step in said {
-            match step {
-                Step::Ready { can_swap, .. } => *ready = Some(can_swap),
-                // It may be asked again.
-                Step::Swap { ok: false, .. } => *named = None,
+            match &step {
+                Step::Ready { can_swap, .. } => *ready = Some(*can_swap),
+                // It may be asked again; a late word about an older build says nothing of the newer one.
+                Step::Swap { ok: false, content_hash, .. } if named.as_ref() == Some(content_hash) => {
+                    *named = None;
+                }
                 // Somebody else may have signalled it, and a second signal would end it at once.
                 Step::EarlyStop { .. } => _ = stop.get_or_insert(StopMode::Checkpoint),
                 _ => {}

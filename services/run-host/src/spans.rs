@@ -97,10 +97,12 @@ impl Spans {
 
     /// The first callback under new code was called.
     pub(crate) fn called(&self, called: &FirstCallback, pid: Option<u32>) {
+        // Any code in the runner's process can write to its channel: a time that cannot be is none.
         let took = Duration::try_from_secs_f64(called.took_ms.max(0.0) / 1e3).unwrap_or_default();
         let ended = SystemTime::now();
+        let began = ended.checked_sub(took).unwrap_or(ended);
         let parent = context(called.traceparent.as_deref());
-        let mut span = Service::RunHost.child_since("callback", &parent, ended - took);
+        let mut span = Service::RunHost.child_since("callback", &parent, began);
         if span.is_recording() {
             span.set("midrun.run.id", self.run.clone());
             span.set("midrun.content_hash", called.content_hash.to_string());
@@ -136,4 +138,23 @@ impl Spans {
 
 fn context(traceparent: Option<&str>) -> TraceContext {
     TraceContext { traceparent: traceparent.map(str::to_owned), tracestate: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callback_may_say_that_it_took_any_time() {
+        for took_ms in [0.0, -1.0, 1.5, 1e22, f64::MAX, f64::INFINITY, f64::NAN] {
+            let called = FirstCallback {
+                name: "onLog".to_owned(),
+                content_hash: "ab".into(),
+                took_ms,
+                ok: true,
+                traceparent: None,
+            };
+            Spans::of("r1").called(&called, None);
+        }
+    }
 }

@@ -25,13 +25,17 @@ fn its_order_comes_on_standard_input_with_an_end() {
 
 #[test]
 fn it_may_be_told_to_stop_at_any_time_and_never_to_swap() {
-    let stage =
-        executor("trap 'echo saved; exit 0' TERM; echo armed; while :; do sleep 0.01; done", "").start();
+    let saving = "echo saved; while ! [ -e told-twice ]; do sleep 0.01; done; exit 0";
+    let script = format!("trap '{saving}' TERM; echo armed; while :; do sleep 0.01; done");
+    let setting = executor(&script, "");
+    let told_twice = format!("{}/told-twice", setting.spec.cwd);
+    let stage = setting.start();
     stage.wait_for_text("armed");
     let mut visitor = stage.connect();
     assert!(visitor.swap().is_err(), "the default action of SIGUSR2 is death");
     visitor.stop(StopMode::Checkpoint).unwrap();
     assert!(visitor.stop(StopMode::Checkpoint).unwrap_err().contains("already"), "once");
+    std::fs::write(told_twice, "").unwrap();
     drop(visitor);
     let log = stage.finish();
     assert_eq!(String::from_utf8(bytes_of(&log, Stream::Stdout)).unwrap(), "armed\nsaved\n");

@@ -88,6 +88,40 @@ fn the_artifact_is_there_before_the_signal() {
 }
 
 #[test]
+fn a_late_word_about_an_older_build_does_not_make_the_newer_one_ring_again() {
+    let stage = Setting::sh(&format!(
+        r#"trap ':' USR2; echo '{READY}' >&3
+           for build in b c; do
+               while [ ! -e "skip-$build" ]; do sleep 0.01; done
+               echo "{{\"type\":\"swapSkipped\",\"contentHash\":\"$build\",\"reason\":\"late\"}}" >&3
+           done
+           while :; do sleep 0.05; done"#
+    ))
+    .start();
+    stage.wait_for("ready", |step| matches!(step, Step::Ready { .. }));
+    let skip = |build: &str| {
+        std::fs::write(stage.log_path().with_file_name(format!("skip-{build}")), "").unwrap();
+        stage.wait_for(
+            "the word",
+            |step| matches!(step, Step::Swap { content_hash, .. } if content_hash.as_str() == build),
+        );
+    };
+    let mut visitor = stage.connect();
+    visitor.swap_to("b").unwrap();
+    visitor.swap_to("c").unwrap();
+    skip("b");
+    visitor.swap_to("c").unwrap();
+    assert_eq!(signals(&stage.log()), [SIGUSR2, SIGUSR2], "it was told of c already");
+    skip("c");
+    visitor.swap_to("c").unwrap();
+    assert_eq!(
+        signals(&end(stage)),
+        [SIGUSR2, SIGUSR2, SIGUSR2, 9],
+        "it skipped c, so it may be asked again"
+    );
+}
+
+#[test]
 fn a_trainer_that_cannot_swap_is_not_signalled() {
     let stage = Setting::sh(
         r#"echo '{"type":"ready","contentHash":"aa","canSwap":false}' >&3; while :; do sleep 0.05; done"#,
