@@ -3,13 +3,14 @@
 //! What must hold: a file below the folder holds the bytes that its address says; the folder does not grow for ever.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::{Method, StatusCode};
 use wire::{Artifact, ContentHash};
 
 use crate::header;
-use crate::remote::{ARTIFACTS, Pauses, Remote, root_cause};
+use crate::remote::{Pauses, Remote};
+use crate::ways::{ARTIFACTS, Failed, root_cause};
 
 /// How long one try may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -26,7 +27,7 @@ pub async fn bring_here(remote: &Remote, folder: &Path, mut artifact: Artifact) 
         for path in [PathBuf::from(&artifact.path), here.clone()] {
             if tokio::fs::metadata(&path).await.is_ok_and(|of| of.len() == artifact.size) {
                 artifact.path = path.to_string_lossy().into_owned();
-                remote.is_well(ARTIFACTS);
+                remote.ways().is_well(ARTIFACTS);
                 return artifact;
             }
         }
@@ -36,12 +37,12 @@ pub async fn bring_here(remote: &Remote, folder: &Path, mut artifact: Artifact) 
                 Err(error) => tracing::error!(%error, "an artifact cannot be kept in {}", folder.display()),
             },
             Ok(None) => {
-                remote.is_well(ARTIFACTS);
+                remote.ways().is_heard(ARTIFACTS);
                 return artifact;
             }
-            Err(why) => {
-                tracing::debug!(why, "an artifact could not be fetched");
-                remote.is_away(ARTIFACTS, &why);
+            Err(failed) => {
+                tracing::debug!(why = failed.why, "an artifact could not be fetched");
+                remote.is_away(ARTIFACTS, &failed);
             }
         }
         tokio::time::sleep(pauses.next()).await;
@@ -49,14 +50,15 @@ pub async fn bring_here(remote: &Remote, folder: &Path, mut artifact: Artifact) 
 }
 
 /// Nothing: `remote` does not have it any more.
-async fn fetch(remote: &Remote, artifact: &Artifact) -> Result<Option<Vec<u8>>, String> {
+async fn fetch(remote: &Remote, artifact: &Artifact) -> Result<Option<Vec<u8>>, Failed> {
     let hash = artifact.content_hash.as_str();
     let request = remote.request(Method::GET, &["peer", "v1", "artifacts", hash]).timeout(LIMIT);
-    let mut response = request.send().await.map_err(|error| root_cause(&error))?;
+    let begun = Instant::now();
+    let mut response = request.send().await.map_err(|error| Failed::request(&error, begun))?;
     match response.status() {
         StatusCode::NOT_FOUND => return Ok(None),
         status if !status.is_success() => {
-            return Err(format!("it answered {status} to a request for {hash}"));
+            return Err(format!("it answered {status} to a request for {hash}").into());
         }
         _ => {}
     }
@@ -64,11 +66,12 @@ async fn fetch(remote: &Remote, artifact: &Artifact) -> Result<Option<Vec<u8>>, 
     while let Some(chunk) = response.chunk().await.map_err(|error| root_cause(&error))? {
         bytes.extend_from_slice(&chunk);
         if bytes.len() > header::LARGEST_MESSAGE {
-            return Err(format!("the artifact {hash} is larger than {} bytes", header::LARGEST_MESSAGE));
+            let most = header::LARGEST_MESSAGE;
+            return Err(format!("the artifact {hash} is larger than {most} bytes").into());
         }
     }
     if ContentHash::of(&bytes) != artifact.content_hash {
-        return Err(format!("what it sent as {hash} is something else"));
+        return Err(format!("what it sent as {hash} is something else").into());
     }
     Ok(Some(bytes))
 }

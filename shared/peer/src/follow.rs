@@ -4,7 +4,7 @@
 //! that breaks or falls silent is opened again behind the last of them.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Method, Response};
 use tokio::task::JoinHandle;
@@ -13,8 +13,9 @@ use wire::message::FeedEvent;
 
 use crate::feed::{Feed, Mirror, Position};
 use crate::header;
-use crate::remote::{Pauses, Remote, root_cause};
+use crate::remote::{Pauses, Remote};
 use crate::sse::{Event, Parser};
+use crate::ways::{Failed, root_cause};
 
 /// How long an answer's head may take.
 const HEAD: Duration = Duration::from_secs(5);
@@ -64,9 +65,9 @@ impl<E: FeedEvent> Followed<E> {
             loop {
                 match follow(&remote, backlog, &mirror, &mut prepare, &mut pauses).await {
                     Ok(()) => tracing::debug!(feed = E::NAME, "a feed came to its end"),
-                    Err(why) => {
-                        tracing::debug!(feed = E::NAME, why, "a feed broke");
-                        remote.is_away(E::NAME, &why);
+                    Err(failed) => {
+                        tracing::debug!(feed = E::NAME, why = failed.why, "a feed broke");
+                        remote.is_away(E::NAME, &failed);
                     }
                 }
                 tokio::time::sleep(pauses.next()).await;
@@ -87,7 +88,7 @@ async fn follow<E: FeedEvent, F: Future<Output = E>>(
     mirror: &Mirror<E>,
     prepare: &mut impl FnMut(E) -> F,
     pauses: &mut Pauses,
-) -> Result<(), String> {
+) -> Result<(), Failed> {
     let mut request = remote.request(Method::GET, &["peer", "v1", "feeds", E::NAME]);
     match (mirror.position(), backlog) {
         (Some(at), _) => request = request.header(header::LAST_EVENT_ID, at.to_string()),
@@ -95,19 +96,20 @@ async fn follow<E: FeedEvent, F: Future<Output = E>>(
         (None, Backlog::All) => {}
     }
     let late = || "no answer within 5 s".to_owned();
-    let mut response =
-        timeout(HEAD, request.send()).await.map_err(|_| late())?.map_err(|error| root_cause(&error))?;
+    let begun = Instant::now();
+    let answer = timeout(HEAD, request.send()).await.map_err(|_| late())?;
+    let mut response = answer.map_err(|error| Failed::request(&error, begun))?;
     if !response.status().is_success() {
         let status = response.status();
         let said = timeout(HEAD, response.text()).await.ok().and_then(Result::ok).unwrap_or_default();
-        return Err(format!("it answered {status}: {}", said.trim()));
+        return Err(format!("it answered {status}: {}", said.trim()).into());
     }
     remote.note_life(&response);
     let now = response.headers().get(header::NOW).and_then(|now| now.to_str().ok()?.parse().ok());
     if let Some(now) = now {
         mirror.join(&now);
     }
-    remote.is_well(E::NAME);
+    remote.ways().is_heard(E::NAME);
     pauses.reset();
     let mut parser = Parser::default();
     while read_more(&mut response, &mut parser).await? {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The protocol of this build. Services of different versions refuse each other with 426.
-pub(crate) const VERSION: &str = "1";
+pub(crate) const VERSION: &str = "2";
 pub(crate) const PROTOCOL: &str = "x-midrun-peer-protocol";
 /// What is left of the asker's budget, milliseconds: clocks differ, so no deadline is sent.
 pub(crate) const BUDGET: &str = "x-budget-ms";

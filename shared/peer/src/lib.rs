@@ -23,6 +23,7 @@ mod inbox;
 mod remote;
 mod room;
 pub mod sse;
+mod ways;
 
 pub use artifact::bring_here;
 pub use ask::{AskError, Peer};

@@ -5,8 +5,7 @@
 //! bounded by the budget. What is wrong with the way there is known to whoever looks ([`Remote::trouble`]).
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,6 +16,7 @@ use wire::{Secret, TraceContext, Trouble, Wire};
 
 use crate::ask::AskError;
 use crate::header;
+use crate::ways::{Failed, REQUESTS, Way, Ways};
 
 /// How long a connection may take to be there.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -40,16 +40,8 @@ struct Shared {
     client: Client,
     /// Which life of it answered last.
     life: watch::Sender<Option<String>>,
-    /// What is wrong with each way of having something from it.
-    ways: Mutex<BTreeMap<Way, Trouble>>,
-    /// The oldest of these.
-    trouble: watch::Sender<Option<Trouble>>,
+    ways: Ways,
 }
-
-/// How something is had from a service: by requests, or by a feed of this name.
-pub(crate) type Way = &'static str;
-pub(crate) const REQUESTS: Way = "requests";
-pub(crate) const ARTIFACTS: Way = "artifacts";
 
 /// Why an address is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +53,8 @@ pub struct BadAddress {
 /// One sending of a message did not bring an answer.
 enum Miss {
     NotDelivered(Cow<'static, str>),
-    Unknown(Cow<'static, str>),
+    /// With the life that it was sent to, where that said which it is.
+    Unknown(Cow<'static, str>, Option<String>),
     /// It will not be otherwise the next time.
     Never(Cow<'static, str>),
 }
@@ -84,15 +77,7 @@ impl Remote {
             .no_proxy()
             .build()
             .expect("a client with these settings can be made");
-        let shared = Shared {
-            name,
-            base,
-            secret,
-            client,
-            life: watch::Sender::new(None),
-            ways: Mutex::default(),
-            trouble: watch::Sender::new(None),
-        };
+        let shared = Shared { name, base, secret, client, life: watch::Sender::new(None), ways: Ways::new() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -103,7 +88,7 @@ impl Remote {
 
     /// What is wrong with the way to it; nothing while all is well.
     pub fn trouble(&self) -> watch::Receiver<Option<Trouble>> {
-        self.shared.trouble.subscribe()
+        self.ways().trouble()
     }
 
     /// Sends `message` until there is an answer, its fate is sealed, or `budget` is spent.
@@ -122,6 +107,8 @@ impl Remote {
         let mut fate_unknown = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
+            // After the sending another life may have answered somebody else.
+            let life = self.life();
             let sending = Sending { body: body.clone(), key: &key, trace, only_life: only_life.as_deref() };
             let miss = match self.send::<M>(sending, left).await {
                 Ok(answer) => return answer.map_err(AskError::Refused),
@@ -130,9 +117,9 @@ impl Remote {
             let (why, is_final) = match miss {
                 Miss::NotDelivered(why) => (why, false),
                 Miss::Never(why) => (why, true),
-                Miss::Unknown(why) => {
+                Miss::Unknown(why, said) => {
                     fate_unknown = true;
-                    only_life = self.life();
+                    only_life = only_life.or(said).or(life);
                     (why, !M::REPEATABLE && only_life.is_none())
                 }
             };
@@ -156,6 +143,7 @@ impl Remote {
         sending: Sending<'_>,
         budget: Duration,
     ) -> Result<Result<M::Reply, M::Refusal>, Miss> {
+        let begun = Instant::now();
         let millis = u64::try_from(budget.as_millis()).unwrap_or(u64::MAX);
         let mut request = self
             .request(reqwest::Method::POST, &["peer", "v1", M::NAME])
@@ -174,23 +162,28 @@ impl Remote {
                 request = request.header(name, value);
             }
         }
-        let response = request.send().await.map_err(|error| self.miss(&error))?;
-        self.read_answer::<M>(response).await
+        let response = request.send().await.map_err(|error| self.miss(&error, begun, None))?;
+        self.read_answer::<M>(response, begun).await
     }
 
-    async fn read_answer<M: Wire>(&self, response: Response) -> Result<Result<M::Reply, M::Refusal>, Miss> {
+    async fn read_answer<M: Wire>(
+        &self,
+        response: Response,
+        begun: Instant,
+    ) -> Result<Result<M::Reply, M::Refusal>, Miss> {
         let status = response.status();
         self.note_life(&response);
+        let life = life_of(&response).map(str::to_owned);
         let is_refusal = response.headers().contains_key(header::REFUSAL);
-        let body = response.bytes().await.map_err(|error| self.miss(&error))?;
+        let body = response.bytes().await.map_err(|error| self.miss(&error, begun, life.clone()))?;
         let senseless =
             |error: serde_json::Error| Miss::Never(format!("its answer makes no sense: {error}").into());
         if is_refusal {
-            self.is_well(REQUESTS);
+            self.ways().is_heard(REQUESTS);
             return serde_json::from_slice(&body).map(Err).map_err(senseless);
         }
         if status.is_success() {
-            self.is_well(REQUESTS);
+            self.ways().is_heard(REQUESTS);
             return serde_json::from_slice(&body).map(Ok).map_err(senseless);
         }
         let said = String::from_utf8_lossy(&body).trim().to_owned();
@@ -198,13 +191,13 @@ impl Remote {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 Miss::NotDelivered(said.into())
             }
-            StatusCode::GATEWAY_TIMEOUT => Miss::Unknown(said.into()),
+            StatusCode::GATEWAY_TIMEOUT => Miss::Unknown(said.into(), life),
             StatusCode::PRECONDITION_FAILED => {
                 Miss::Never("it was started anew, and nobody knows whether it had the message".into())
             }
             status => {
                 let what = format!("it answered {status}: {said}");
-                self.is_away(REQUESTS, &what);
+                self.is_away(REQUESTS, &what.clone().into());
                 Miss::Never(what.into())
             }
         })
@@ -221,19 +214,19 @@ impl Remote {
         }
     }
 
-    fn miss(&self, error: &reqwest::Error) -> Miss {
-        let what = root_cause(error);
+    fn miss(&self, error: &reqwest::Error, begun: Instant, life: Option<String>) -> Miss {
+        let failed = Failed::request(error, begun);
         if error.is_connect() {
-            self.is_away(REQUESTS, &what);
-            return Miss::NotDelivered(what.into());
+            self.is_away(REQUESTS, &failed);
+            return Miss::NotDelivered(failed.why.into());
         }
         let what = match error.is_timeout() {
             // Its own answer about a spent budget would have been here before.
             true => "it does not answer".to_owned(),
-            false => format!("the connection was lost: {what}"),
+            false => format!("the connection was lost: {}", failed.why),
         };
-        self.is_away(REQUESTS, &what);
-        Miss::Unknown(what.into())
+        self.is_away(REQUESTS, &what.clone().into());
+        Miss::Unknown(what.into(), life)
     }
 
     /// Which life of it answered last: another one after each of its starts.
@@ -246,7 +239,7 @@ impl Remote {
     }
 
     pub(crate) fn note_life(&self, response: &Response) {
-        if let Some(life) = response.headers().get(header::LIFE).and_then(|life| life.to_str().ok()) {
+        if let Some(life) = life_of(response) {
             self.shared.life.send_if_modified(|known| {
                 let is_news = known.as_deref() != Some(life);
                 if is_news {
@@ -257,51 +250,37 @@ impl Remote {
         }
     }
 
-    /// Notes that something is had from it in this way.
-    pub(crate) fn is_well(&self, way: Way) {
-        self.change(|ways| drop(ways.remove(way)));
+    /// What is known of each way to it.
+    pub(crate) fn ways(&self) -> &Ways {
+        &self.shared.ways
     }
 
-    /// Notes that nothing is, and why.
-    pub(crate) fn is_away(&self, way: Way, why: &str) {
-        let why = format!("{} cannot be reached: {why}; trying again", self.shared.base);
-        let is_news = self.change(|ways| match ways.get_mut(way) {
-            Some(known) => {
-                known.why = why;
-                false
-            }
-            None => ways.insert(way, Trouble::now(self.shared.name, why)).is_none(),
-        });
+    /// Notes that nothing is had from it in this way, and why.
+    pub(crate) fn is_away(&self, way: Way, failed: &Failed) {
+        let is_news = self.ways().fails(way, self.shared.name, self.shared.base.as_str(), failed);
         if is_news && way == REQUESTS {
             tokio::spawn(self.clone().look_after_requests());
         }
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<Way, Trouble>) -> T) -> T {
-        let mut ways = self.shared.ways.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = change(&mut ways);
-        let oldest = ways.values().min_by(|one, other| one.since.cmp(&other.since)).cloned();
-        self.shared.trouble.send_if_modified(|trouble| {
-            let is_news = *trouble != oldest;
-            *trouble = oldest;
-            is_news
-        });
-        changed
-    }
-
     /// Asks it for nothing until it answers: a feed is followed all the time, but it may be long until the next request.
     async fn look_after_requests(self) {
         let mut pauses = Pauses::default();
-        while self.shared.ways.lock().unwrap_or_else(PoisonError::into_inner).contains_key(REQUESTS) {
+        while self.ways().is_wrong(REQUESTS) {
             tokio::time::sleep(pauses.next()).await;
             let asked = self.request(reqwest::Method::GET, &["peer", "v1"]).timeout(CONNECT).send().await;
             let welcomes =
                 |status| !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::UPGRADE_REQUIRED);
             if asked.is_ok_and(|answer| welcomes(answer.status())) {
-                self.is_well(REQUESTS);
+                self.ways().is_heard(REQUESTS);
             }
         }
     }
+}
+
+/// Which life of the service this answer comes from.
+fn life_of(response: &Response) -> Option<&str> {
+    response.headers().get(header::LIFE)?.to_str().ok()
 }
 
 /// One sending of a message.
@@ -328,13 +307,4 @@ impl Pauses {
     pub(crate) fn reset(&mut self) {
         self.times = 0;
     }
-}
-
-/// What is at the bottom of it: the upper layers only say that a request was sent.
-pub(crate) fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(below) = cause.source() {
-        cause = below;
-    }
-    cause.to_string()
 }

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "what the tests' helpers cannot do fails the test")]
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
@@ -178,6 +178,8 @@ fn ask(
 /// Passes connections on, and spoils them while it is told to.
 struct Proxy {
     address: SocketAddr,
+    /// Where new connections lead.
+    service: Arc<Mutex<SocketAddr>>,
     /// Answers of requests are cut after their first bytes.
     cuts: Arc<AtomicBool>,
     connections: Count,
@@ -188,14 +190,17 @@ impl Proxy {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self {
             address: listener.local_addr().unwrap(),
+            service: Arc::new(Mutex::new(service)),
             cuts: Arc::default(),
             connections: Count::default(),
         };
         let (cuts, connections) = (Arc::clone(&proxy.cuts), proxy.connections.clone());
+        let leads_to = Arc::clone(&proxy.service);
         actix_rt::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
                 connections.add();
                 let cuts = Arc::clone(&cuts);
+                let service = *leads_to.lock().unwrap();
                 actix_rt::spawn(async move {
                     let Ok(mut upstream) = TcpStream::connect(service).await else { return };
                     let (mut from_client, mut to_client) = client.split();
@@ -337,6 +342,27 @@ async fn what_another_life_may_have_handled_is_not_sent_to_the_next_one() {
     next.stop().await;
 }
 
+#[actix_rt::test]
+async fn a_message_stays_with_the_life_it_was_sent_to_though_another_one_has_answered_since() {
+    let service = Service::anew();
+    let next = Service::anew();
+    let proxy = Proxy::before(service.address).await;
+    let remote = to(proxy.address);
+    service.let_go.add_permits(1);
+    next.let_go.add_permits(9);
+    ask(&remote, 2, BUDGET).await.unwrap();
+    // It is handed over. Before its life ends, the next one answers something else.
+    let lost = actix_rt::spawn(ask(&remote, 4, BUDGET));
+    service.begun.reaches(2).await;
+    *proxy.service.lock().unwrap() = next.address;
+    assert_eq!(ask(&remote, 6, BUDGET).await.unwrap(), 3);
+    service.stop().await;
+    let fate = lost.await.unwrap();
+    assert!(matches!(&fate, Err(AskError::Unknown { .. })), "{fate:?}");
+    assert_eq!(next.handled.load(Ordering::SeqCst), 1);
+    next.stop().await;
+}
+
 async fn drain(reader: &mut Reader<Beat>, count: usize) -> Vec<(u32, bool)> {
     let mut seen = Vec::new();
     while seen.len() < count {
@@ -421,7 +447,7 @@ async fn artifacts_come_by_their_address_and_nothing_else_does() {
     }
     assert!(trouble.borrow().as_ref().unwrap().why.contains("something else"));
     let url = format!("http://{}/peer/v1/artifacts/..%2F..%2Fetc", service.address);
-    let asked = reqwest::Client::new().get(url).bearer_auth(SECRET).header("x-midrun-peer-protocol", "1");
+    let asked = reqwest::Client::new().get(url).bearer_auth(SECRET).header("x-midrun-peer-protocol", "2");
     assert!(asked.send().await.unwrap().status().is_client_error());
     service.stop().await;
 }
