@@ -25,11 +25,23 @@ const INBOX: usize = 256;
 /// How long between two looks for what another process committed: `midrun reap` has an outbox in hand too.
 const LOOK_PAUSE: Duration = Duration::from_secs(60);
 
+/// Where the control plane is now that was at this address; nothing where it did not move.
+pub type Moved = Rc<dyn Fn(&str) -> Option<String>>;
+
 /// What the broker is told when it starts.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// The outbox's file; its folder exists.
     pub outbox: PathBuf,
+    /// Asked before each attempt.
+    pub moved: Moved,
+}
+
+impl Settings {
+    /// For control planes that stay where they are.
+    pub fn new(outbox: PathBuf) -> Self {
+        Self { outbox, moved: Rc::new(|_| None) }
+    }
 }
 
 /// How to reach a broker: its entrances, which lead nowhere until it is started and its outbox is open.
@@ -85,7 +97,7 @@ impl Handle {
 pub fn start(settings: Settings, handle: &Handle) {
     let own = handle.clone();
     let life = move |life: &Life| {
-        live(life, settings.outbox.clone(), &own);
+        live(life, settings.clone(), &own);
         Ok(())
     };
     let part = Part::start("cancel-broker", Policy::default(), life).expect("opening comes later");
@@ -94,13 +106,13 @@ pub fn start(settings: Settings, handle: &Handle) {
 }
 
 /// Opens the outbox and delivers what is in it.
-fn live(life: &Life, outbox: PathBuf, handle: &Handle) {
+fn live(life: &Life, settings: Settings, handle: &Handle) {
     let (cancel, outstanding) = (handle.cancel.clone(), handle.outstanding.clone());
     let (life, opened) = (life.clone(), handle.opened.clone());
     let opening = {
         let (life, beginning) = (life.clone(), life.begins_later());
         async move {
-            let outbox = match Outbox::open(&outbox).await {
+            let outbox = match Outbox::open(&settings.outbox).await {
                 Ok(outbox) => outbox,
                 Err(error) => {
                     opened.send_replace(Some(Err(error.to_string())));
@@ -112,7 +124,8 @@ fn live(life: &Life, outbox: PathBuf, handle: &Handle) {
             let closing = outbox.clone();
             life.at_end(async move { closing.close().await });
             let (client, delivering) = (delivery::client(), RefCell::default());
-            let core = Rc::new(Core { outbox, client, delivering, life: life.clone() });
+            let core =
+                Rc::new(Core { outbox, moved: settings.moved, client, delivering, life: life.clone() });
             let actor = life.start(Broker { core });
             life.answer(&cancel, &actor);
             life.answer(&outstanding, &actor);
@@ -129,6 +142,7 @@ struct Broker {
 
 struct Core {
     outbox: Outbox,
+    moved: Moved,
     client: Client,
     /// The runs whose cancel is being delivered.
     delivering: RefCell<HashSet<RunId>>,
@@ -178,12 +192,16 @@ impl Core {
             // Read anew each time: the cancel may have learned its job.
             let Some(entry) = self.outbox.get(run).await? else { return Ok(true) };
             failpoint::reach(Point::CancelSending);
-            match delivery::attempt(&self.client, &entry.cancel).await {
+            let known = &entry.cancel.control_plane.url;
+            let url = (self.moved)(known).unwrap_or_else(|| known.clone());
+            match delivery::attempt(&self.client, &url, &entry.cancel).await {
                 Ok(()) => {
                     failpoint::reach(Point::CancelSettled);
+                    if !self.outbox.settled(&entry.cancel).await? {
+                        return Ok(false);
+                    }
                     let job = entry.cancel.job.as_ref().map(JobId::as_str);
                     tracing::info!(%run, job, attempts = entry.attempts + 1, "cancel settled");
-                    self.outbox.settled(run).await?;
                     counted().cancels.add(["settled"]);
                     self.show_depth().await;
                     failpoint::reach(Point::CancelForgotten);
@@ -256,9 +274,9 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(20);
 
-    /// A control plane that answers the first requests with `script` (0 cuts the connection), then with 200.
-    /// Gives back its address and the requests it gets.
-    async fn control_plane(script: Vec<u16>) -> (String, tokio::sync::mpsc::Receiver<String>) {
+    /// A control plane that answers the first requests with `script` (0 cuts the connection, and with a negative status
+    /// comes a page), then with 200. Gives back its address and the requests it gets.
+    async fn control_plane(script: Vec<i16>) -> (String, tokio::sync::mpsc::Receiver<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (got, requests) = tokio::sync::mpsc::channel(64);
@@ -270,8 +288,11 @@ mod tests {
                 let _ = got.send(String::from_utf8_lossy(&head[..length]).into_owned()).await;
                 let status = script.next().unwrap_or(200);
                 if status != 0 {
-                    let answer =
-                        format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                    let kind = if status < 0 { "text/html; charset=utf-8" } else { "application/json" };
+                    let answer = format!(
+                        "HTTP/1.1 {} X\r\ncontent-type: {kind}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+                        status.abs()
+                    );
                     let _ = stream.write_all(answer.as_bytes()).await;
                 }
             }
@@ -291,7 +312,7 @@ mod tests {
 
     async fn started(outbox: PathBuf) -> Handle {
         let handle = Handle::default();
-        start(Settings { outbox }, &handle);
+        start(Settings::new(outbox), &handle);
         handle.opened().await.unwrap();
         handle
     }
@@ -350,6 +371,40 @@ mod tests {
     }
 
     #[actix_rt::test]
+    async fn who_knows_nobody_settles_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        // Another program has the port, and then the control plane again, which never had such a job.
+        let script = vec![404, 404, 409, 401, 404, -200, -200, -200, 404, 200];
+        let (url, mut requests) = control_plane(script).await;
+        let handle = started(dir.path().join("cancels.db")).await;
+        handle.cancel.peer().ask(cancel(&url, "r4", Some("j4"))).await.unwrap();
+        until_settled(&handle).await;
+        for round in 0..5 {
+            let asked = requests.try_recv().unwrap();
+            assert!(asked.starts_with("POST /v1/jobs/j4/cancel?"), "{round}: {asked}");
+            let asked = requests.try_recv().unwrap();
+            assert!(
+                asked.starts_with("GET /v1/me ") && asked.contains("authorization: Bearer s3cret"),
+                "{asked}"
+            );
+        }
+        assert!(requests.try_recv().is_err());
+    }
+
+    #[actix_rt::test]
+    async fn a_control_plane_that_moved_is_told_where_it_is_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let (url, mut requests) = control_plane(vec![]).await;
+        let handle = Handle::default();
+        let moved = Rc::new(move |old: &str| (old == "http://127.0.0.1:1").then(|| url.clone()));
+        start(Settings { outbox: dir.path().join("cancels.db"), moved }, &handle);
+        handle.opened().await.unwrap();
+        handle.cancel.peer().ask(cancel("http://127.0.0.1:1", "r5", Some("j5"))).await.unwrap();
+        until_settled(&handle).await;
+        assert!(requests.try_recv().unwrap().starts_with("POST /v1/jobs/j5/cancel?"));
+    }
+
+    #[actix_rt::test]
     async fn what_is_outstanding_is_told_without_the_credential() {
         let dir = tempfile::tempdir().unwrap();
         let handle = started(dir.path().join("cancels.db")).await;
@@ -365,7 +420,7 @@ mod tests {
     #[actix_rt::test]
     async fn an_outbox_that_cannot_be_opened_is_an_error_that_names_it() {
         let handle = Handle::default();
-        start(Settings { outbox: "/no/such/folder/cancels.db".into() }, &handle);
+        start(Settings::new("/no/such/folder/cancels.db".into()), &handle);
         let error = handle.opened().await.unwrap_err();
         assert!(error.contains("/no/such/folder/cancels.db"), "{error}");
         let mut trouble = handle.trouble().expect("it is started");
@@ -380,7 +435,7 @@ mod tests {
     async fn an_outbox_that_can_be_opened_later_is() {
         let dir = tempfile::tempdir().unwrap();
         let handle = Handle::default();
-        start(Settings { outbox: dir.path().join("later/cancels.db") }, &handle);
+        start(Settings::new(dir.path().join("later/cancels.db")), &handle);
         handle.opened().await.unwrap_err();
         std::fs::create_dir(dir.path().join("later")).unwrap();
         until_settled(&handle).await;

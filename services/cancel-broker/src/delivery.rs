@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use rand::Rng as _;
-use reqwest::{Client, StatusCode, Url};
-use wire::Cancel;
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Client, Response, StatusCode, Url};
+use wire::{Cancel, Secret};
 
 /// How long one attempt may take.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
@@ -22,12 +23,13 @@ pub(crate) fn client() -> Client {
         .expect("a client without a proxy file or certificates of its own can always be built")
 }
 
-/// Tries once. An error says, without any credential, why it is not settled.
-pub(crate) async fn attempt(client: &Client, cancel: &Cancel) -> Result<(), String> {
+/// Tries once, at `url`. An error says, without any credential, why it is not settled.
+pub(crate) async fn attempt(client: &Client, url: &str, cancel: &Cancel) -> Result<(), String> {
     let to = &cancel.control_plane;
-    let mut url = Url::parse(&to.url).map_err(|error| format!("{} is no address: {error}", to.url))?;
+    let base = Url::parse(url).map_err(|error| format!("{url} is no address: {error}"))?;
+    let mut url = base.clone();
     {
-        let mut path = url.path_segments_mut().map_err(|()| format!("{} is no HTTP address", to.url))?;
+        let mut path = url.path_segments_mut().map_err(|()| format!("{base} is no HTTP address"))?;
         path.pop_if_empty().extend(["v1", "jobs"]);
         if let Some(job) = &cancel.job {
             path.push(job.as_str());
@@ -39,8 +41,31 @@ pub(crate) async fn attempt(client: &Client, cancel: &Cancel) -> Result<(), Stri
         url.query_pairs_mut().append_pair("clientRunId", cancel.run.as_str());
     }
     let answer = client.post(url).bearer_auth(to.token.expose()).send().await;
-    let status = answer.map_err(|error| error.without_url().to_string())?.status();
-    if settles(status) { Ok(()) } else { Err(format!("the control plane answered {status}")) }
+    let answer = answer.map_err(|error| error.without_url().to_string())?;
+    let status = answer.status();
+    if !settles(status) {
+        return Err(format!("the control plane answered {status}"));
+    }
+    // Another program may have its port meanwhile, and that one finds no job either.
+    match (status.is_success() && !is_page(&answer)) || knows_account(client, base, &to.token).await {
+        true => Ok(()),
+        false => Err("who answers there does not know the account that the job was created with".to_owned()),
+    }
+}
+
+/// Whether it is the control plane that answers at `url`.
+async fn knows_account(client: &Client, mut url: Url, token: &Secret) -> bool {
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(["v1", "me"]);
+    }
+    let answer = client.get(url).bearer_auth(token.expose()).send().await;
+    answer.is_ok_and(|answer| answer.status().is_success() && !is_page(&answer))
+}
+
+/// Web servers answer with a page to whatever they are asked.
+fn is_page(answer: &Response) -> bool {
+    let kind = answer.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("text/html"))
 }
 
 /// Cancelled now, cancelled before, or nothing there to cancel.

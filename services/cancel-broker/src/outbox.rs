@@ -138,12 +138,15 @@ impl Outbox {
         update.bind(error).bind(run.as_str()).execute(&self.0).await.map(drop)
     }
 
-    /// It is settled: the credentials go with it.
-    pub(crate) async fn settled(&self, run: &RunId) -> sqlx::Result<()> {
+    /// `cancel` is settled: the credentials go with it. False when it learned its job meanwhile, and is not.
+    pub(crate) async fn settled(&self, cancel: &Cancel) -> sqlx::Result<bool> {
         // One connection for both: nobody sees it gone before its credentials are.
         let mut connection = self.0.acquire().await?;
-        sqlx::query("delete from cancels where run = ?").bind(run.as_str()).execute(&mut *connection).await?;
-        forget_log(&mut connection).await
+        let delete = sqlx::query("delete from cancels where run = ? and job is ?");
+        let (run, job) = (cancel.run.as_str(), cancel.job.as_ref().map(JobId::as_str));
+        let deleted = delete.bind(run).bind(job).execute(&mut *connection).await?;
+        forget_log(&mut connection).await?;
+        Ok(deleted.rows_affected() == 1)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::core::Core;
 use crate::execution::LIVES;
 use crate::job::Job;
 
-/// Removes what `job` has too many of. What goes wrong is logged and tried again with its next checkpoint.
+/// Removes what `job` has too many of. What goes wrong is logged.
 pub(crate) async fn prune(core: &Core, job: &Job) {
     if let Err(error) = try_prune(core, job).await {
         tracing::warn!(job = job.id, %error, "old checkpoints could not be removed");
@@ -49,7 +49,7 @@ async fn try_prune(core: &Core, job: &Job) -> Result<(), sqlx::Error> {
     if retired.is_empty() {
         return Ok(());
     }
-    let kept = core.store.checkpoint_dirs(job.ord).await?;
+    let kept = core.store.checkpoints(job.ord).await?.into_iter().map(|point| point.dir).collect::<Vec<_>>();
     let (job_dir, id) = (core.job_dir(&job.id), job.id.clone());
     let removed = tokio::task::spawn_blocking(move || {
         for dir in removable(&job_dir, &retired, &kept) {

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::execution;
 use crate::heads::Heads;
 use crate::job::Job;
+use crate::refusal::Refusal;
 use crate::series::Shelf;
 use crate::settings::Settings;
 use crate::store::Store;
@@ -54,7 +55,8 @@ pub(crate) struct Core {
     pub(crate) tasks: TaskTracker,
     /// Places for jobs that train.
     slots: Arc<Semaphore>,
-    live: Mutex<HashMap<i64, CancellationToken>>,
+    /// The jobs whose executor somebody attends to, and how that one is told of a cancel.
+    live: Mutex<HashMap<i64, Arc<CancellationToken>>>,
     /// How the dispatcher and its jobs' tasks are.
     pub(crate) condition: Condition,
 }
@@ -95,7 +97,7 @@ impl Core {
         Marker { name: "MIDRUN_JOB_DIR".to_owned(), value: dir.expect("the state folder's path is UTF-8") }
     }
 
-    fn live(&self) -> MutexGuard<'_, HashMap<i64, CancellationToken>> {
+    fn live(&self) -> MutexGuard<'_, HashMap<i64, Arc<CancellationToken>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -109,16 +111,16 @@ impl Core {
             let slot = self.slots.clone().try_acquire_owned().ok();
             let core = self.clone();
             attending.spawn(async move {
-                let live = Live::enter(&core, &job);
-                execution::take_up(core.clone(), job, life, live.cancel.clone()).await;
+                let live = Live::enter(&core, job.ord);
+                execution::take_up(core.clone(), job, life, live.token()).await;
                 drop((live, slot));
             });
         }
         for job in self.store.jobs_without_life().await? {
             execution::sweep(self.job_marker(&job.id)).await;
-            let id = job.id.clone();
-            let status = self.store.take_up_job(job).await?.as_str();
-            tracing::info!(job = id, status, "took up a job of an earlier life");
+            let job = self.store.take_up_job(job.ord).await?;
+            self.heads.publish(job.ord, job.last_seq);
+            tracing::info!(job = job.id, status = job.status.as_str(), "took up a job of an earlier life");
         }
         Ok(attending)
     }
@@ -135,6 +137,18 @@ impl Core {
                 () = tokio::time::sleep(CLAIM_RETRY) => {}
             }
         }
+    }
+
+    /// Does `work` to its end, also when who asked for it goes meanwhile, as a client may: what is committed is to be
+    /// followed up.
+    pub(crate) async fn finish<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.tasks.spawn_on(work, &self.runtime).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a request was not done");
+            Err(Refusal::Internal)
+        })
     }
 
     /// Stops the executor of a job that the database says is to be cancelled. None yet: it looks there first.
@@ -187,8 +201,8 @@ async fn dispatch_beside(core: &Arc<Core>, attending: &mut Attending) {
         failpoint::reach(Point::JobClaimed);
         let core = core.clone();
         attending.spawn(async move {
-            let live = Live::enter(&core, &job);
-            execution::run(core.clone(), job, live.cancel.clone()).await;
+            let live = Live::enter(&core, job.ord);
+            execution::run(core.clone(), job, live.token()).await;
             drop((live, slot));
         });
     }
@@ -236,23 +250,75 @@ async fn next_job(core: &Core) -> Option<Job> {
     }
 }
 
-/// A job's entry among the live ones.
+/// A job's entry among the live ones, for one life of the job.
 struct Live<'a> {
     core: &'a Core,
     job: i64,
-    cancel: CancellationToken,
+    cancel: Arc<CancellationToken>,
 }
 
 impl<'a> Live<'a> {
-    fn enter(core: &'a Core, job: &Job) -> Self {
-        let cancel = CancellationToken::new();
-        core.live().insert(job.ord, cancel.clone());
-        Self { core, job: job.ord, cancel }
+    fn enter(core: &'a Core, job: i64) -> Self {
+        let cancel = Arc::new(CancellationToken::new());
+        core.live().insert(job, cancel.clone());
+        Self { core, job, cancel }
+    }
+
+    /// Cancelled when the job is to be.
+    fn token(&self) -> CancellationToken {
+        CancellationToken::clone(&self.cancel)
     }
 }
 
 impl Drop for Live<'_> {
     fn drop(&mut self) {
-        self.core.live().remove(&self.job);
+        let mut live = self.core.live();
+        // The job may be in its next life already, whose entry it is then.
+        if live.get(&self.job).is_some_and(|cancel| Arc::ptr_eq(cancel, &self.cancel)) {
+            live.remove(&self.job);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ExecutorSetting, HostSetting};
+
+    async fn core(dir: &std::path::Path) -> Core {
+        let executor = ExecutorSetting::command("true", ["executor"]);
+        let hosts = HostSetting { command: vec!["true".into()], socket_dir: dir.to_owned() };
+        let store = Store::open(&dir.join("test.db")).await.unwrap();
+        Core::new(Settings::new(dir, executor, hosts), store, Handle::current())
+    }
+
+    #[tokio::test]
+    async fn what_was_begun_for_a_client_that_goes_is_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        let core = core(dir.path()).await;
+        let (go, going) = tokio::sync::oneshot::channel::<()>();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let mut asking = Box::pin(core.finish(async move {
+            going.await.unwrap();
+            tell.send(()).unwrap();
+            Ok(())
+        }));
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        drop(asking);
+        go.send(()).unwrap();
+        told.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_life_that_takes_its_leave_keeps_no_cancel_from_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let core = core(dir.path()).await;
+        let first = Live::enter(&core, 7);
+        let second = Live::enter(&core, 7);
+        drop(first);
+        core.stop_executor(7);
+        assert!(second.token().is_cancelled());
+        drop(second);
+        assert!(core.live().is_empty());
     }
 }

@@ -3,11 +3,12 @@
 //! It runs beside the request that asked for it, bounded in number and in time. When the asker goes, so does it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use process::Marker;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::core::Core;
 use crate::execution::{self, Executor, Lines, Pipes};
@@ -16,6 +17,10 @@ use crate::refusal::Refusal;
 /// Tokens that wait for the asker; past it, the process waits.
 const WAITING: usize = 64;
 const LINE_BYTES: usize = 64 * 1024;
+/// How long a process that ended may keep what it wrote last.
+const TAIL_LIMIT: Duration = Duration::from_secs(1);
+/// How long the asker may take until there is room for the last word.
+const WORD_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the process reads on its stdin.
 #[derive(Debug, Serialize)]
@@ -64,9 +69,8 @@ async fn sample(core: Arc<Core>, request: SampleRequest, tx: mpsc::Sender<Result
         turn = timeout_at(deadline, core.samples.clone().acquire_owned()) => turn,
         () = tx.closed() => return,
     };
-    let Ok(Ok(_turn)) = turn else {
-        let _ = tx.send(Err(Refusal::Busy("too many inferences are under way; try again"))).await;
-        return;
+    let Ok(Ok(turn)) = turn else {
+        return say(&tx, Err(Refusal::Busy("too many inferences are under way; try again"))).await;
     };
     let setting = &core.settings.executor;
     let marker = Marker { name: "MIDRUN_SAMPLE".to_owned(), value: uuid::Uuid::new_v4().to_string() };
@@ -75,8 +79,7 @@ async fn sample(core: Arc<Core>, request: SampleRequest, tx: mpsc::Sender<Result
             Ok(started) => started,
             Err(error) => {
                 let text = format!("the executor {} cannot be started: {error}", setting.program.display());
-                let _ = tx.send(Err(Refusal::Executor(text))).await;
-                return;
+                return say(&tx, Err(Refusal::Executor(text))).await;
             }
         };
     let mut order = serde_json::to_vec(&request).expect("strings and numbers always serialise");
@@ -94,17 +97,25 @@ async fn sample(core: Arc<Core>, request: SampleRequest, tx: mpsc::Sender<Result
     executor.kill().await;
     let exit = executor.wait().await;
     feeding.abort();
+    // An asker that takes its time keeps nobody else waiting.
+    drop(turn);
     let last = match heard {
         Heard::Done(reason) => Ok(Sampled::Done(reason)),
         Heard::Refused(text) => Err(Refusal::Unsamplable(text)),
         Heard::Nothing(why) => Err(Refusal::Executor(format!("sampling {why}"))),
         Heard::Silence => {
             let exit = exit.map_or_else(|error| error.to_string(), |exit| exit.to_string());
-            let tail = tail.await.unwrap_or_default();
+            // What it left behind may hold its stderr.
+            let tail = timeout(TAIL_LIMIT, tail).await.ok().and_then(Result::ok).unwrap_or_default();
             Err(Refusal::Executor(format!("the executor ended before it was done ({exit}): {tail}")))
         }
     };
-    let _ = tx.send(last).await;
+    say(&tx, last).await;
+}
+
+/// The last word. Who does not take it has stopped to listen.
+async fn say(tx: &mpsc::Sender<Result<Sampled, Refusal>>, word: Result<Sampled, Refusal>) {
+    let _ = tx.send_timeout(word, WORD_LIMIT).await;
 }
 
 /// How a sampling process ended its say.

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServerHandle, Service as _};
+use actix_web::middleware::from_fn;
 use actix_web::web::Bytes;
 use actix_web::{App, HttpResponse, HttpServer, web};
+use guard::HostGuard;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -34,8 +36,11 @@ impl ControlPlane {
         let addr = listener.local_addr()?;
         let (control_plane, answers) = (self.clone(), TaskTracker::new());
         let counting = answers.clone();
+        // Anyone may have an account, so a page that a browser on this machine shows must not get here.
+        let guard = HostGuard::at(addr, &self.core.settings.allowed_hosts).map_err(io::Error::other)?;
         let server = HttpServer::new(move || {
             let counting = counting.clone();
+            let guard = guard.clone();
             App::new()
                 .wrap_fn(move |request, service| {
                     let token = counting.token();
@@ -45,6 +50,7 @@ impl ControlPlane {
                         Ok(response.map_body(|_, body| Counted { body, _token: token }))
                     }
                 })
+                .wrap(from_fn(move |request, next| guard::admit(guard.clone(), request, next)))
                 .route("/healthz", web::get().to(HttpResponse::Ok))
                 .configure(|app| control_plane.configure(app))
         })

@@ -33,6 +33,9 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// The longest one inference may take, waiting for its turn included. Default 120 s.
     pub sample_limit: Duration,
+    /// Names, besides loopback ones and its address, under which one that listens on loopback may be reached, such as that
+    /// of a proxy. Default none.
+    pub allowed_hosts: Vec<String>,
     /// HTTP worker threads of [`ControlPlane::serve`](crate::ControlPlane::serve), at least 1. Default 2.
     pub http_workers: usize,
 }
@@ -52,6 +55,7 @@ impl Settings {
             checkpoint_grace: Duration::from_secs(60),
             heartbeat: Duration::from_secs(15),
             sample_limit: Duration::from_secs(120),
+            allowed_hosts: Vec::new(),
             http_workers: 2,
         }
     }

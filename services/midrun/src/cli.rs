@@ -178,7 +178,7 @@ pub(crate) enum ListingAction {
     Stop {
         /// Its id.
         id: String,
-        /// At once, instead of after its next checkpoint.
+        /// At once, instead of after its next checkpoint. A job is always cancelled at once.
         #[arg(long)]
         now: bool,
     },

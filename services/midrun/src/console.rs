@@ -3,6 +3,7 @@
 //! Everything a line says comes from the event stream that every client sees.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -27,8 +28,13 @@ impl Style {
         if json {
             return Self::Json;
         }
-        let plain = std::env::var_os("NO_COLOR").is_some() || std::env::var_os("CI").is_some();
-        Self::Text { colours: std::io::stdout().is_terminal() && !plain }
+        Self::for_people(std::io::stdout().is_terminal(), |name| std::env::var_os(name))
+    }
+
+    fn for_people(terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        // An empty variable is one that is not set.
+        let is_set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+        Self::Text { colours: terminal && !is_set("NO_COLOR") && !is_set("CI") }
     }
 }
 
@@ -265,4 +271,21 @@ fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}");
     let _ = out.flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_variable_takes_no_colours_away() {
+        let with = |name: &'static str, value: &'static str| {
+            Style::for_people(true, move |asked| (asked == name).then(|| value.into()))
+        };
+        for name in ["NO_COLOR", "CI"] {
+            assert_eq!(with(name, ""), Style::Text { colours: true }, "{name}");
+            assert_eq!(with(name, "1"), Style::Text { colours: false }, "{name}");
+        }
+        assert_eq!(Style::for_people(false, |_| None), Style::Text { colours: false });
+    }
 }

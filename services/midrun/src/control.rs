@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use control_plane::{ControlPlane as Plane, ExecutorSetting, Handle, HostSetting};
+use reqwest::Url;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wire::{ControlPlane, Trouble};
@@ -115,26 +116,105 @@ pub(crate) async fn connect_once(project: &Project) -> (Option<ControlPlane>, Ow
 }
 
 async fn open(project: &Project) -> Result<(Door, Own), String> {
-    let configured = project.settings.control_plane.url.clone();
-    let is_own = configured.is_none();
-    let (url, file, own) = match configured {
-        Some(url) => (url, credentials::user_config_dir().join("credentials.json"), Own::default()),
+    let (url, file, is_own, own) = match elsewhere(project) {
+        Some((url, file)) => {
+            check_address(&url)?;
+            let (file, is_own) = account_at(project, &url, file);
+            (url, file, is_own, Own::default())
+        }
         None => {
-            let (url, dir, own) = start(project).await?;
-            (url, dir.join("credentials.json"), own)
+            let (url, own) = start(project).await?;
+            (url, own_account(project), true, own)
         }
     };
     Ok((Door { url, file, project: project.name(), is_own }, own))
 }
 
+/// The file with the account on the control plane at `url`, which is `file` unless it is the project's own control plane,
+/// and whether it is that one: it may be in another process, and has kept its accounts wherever it listens.
+pub(crate) fn account_at(project: &Project, url: &str, file: PathBuf) -> (PathBuf, bool) {
+    match is_own(project, url) {
+        true => (own_account(project), true),
+        false => (file, false),
+    }
+}
+
+fn own_account(project: &Project) -> PathBuf {
+    project.state_dir().join("control-plane/credentials.json")
+}
+
+/// The control plane that the settings name, or else that of the account of the project's profile, and the file with the
+/// account.
+pub(crate) fn elsewhere(project: &Project) -> Option<(String, PathBuf)> {
+    match &project.settings.control_plane.url {
+        Some(url) => Some((url.clone(), credentials::user_config_dir().join("credentials.json"))),
+        None => project.profile_account.clone(),
+    }
+}
+
+/// Whether the project's own control plane is, or was lately, at `url`.
+fn is_own(project: &Project, url: &str) -> bool {
+    let ports = earlier_ports(&project.state_dir());
+    stands_at(&ports, url) || {
+        let host = &project.settings.control_plane.host;
+        Url::parse(url).is_ok_and(|url| url.host_str() == Some(host) && is_one_of(&ports, &url))
+    }
+}
+
+/// The ports on which the project's own control plane was found lately.
+pub(crate) fn earlier_ports(state_dir: &Path) -> Vec<u16> {
+    let text = std::fs::read_to_string(state_dir.join("control-plane/port")).unwrap_or_default();
+    text.lines().flat_map(str::parse).collect()
+}
+
+/// Whether `url` is one of these ports on this machine.
+pub(crate) fn stands_at(ports: &[u16], url: &str) -> bool {
+    let is_here = |url: &Url| matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
+    Url::parse(url).is_ok_and(|url| is_here(&url) && is_one_of(ports, &url))
+}
+
+/// Where the project's own control plane is, if it was at `url` and is, or was last, on another port.
+pub(crate) fn moved(state_dir: &Path, url: &str) -> Option<String> {
+    let ports = earlier_ports(state_dir);
+    let mut moved = Url::parse(url).ok().filter(|_| stands_at(&ports, url))?;
+    let newest = *ports.first()?;
+    if moved.port_or_known_default() == Some(newest) {
+        return None;
+    }
+    moved.set_port(Some(newest)).ok()?;
+    Some(moved.into())
+}
+
+fn is_one_of(ports: &[u16], url: &Url) -> bool {
+    url.port_or_known_default().is_some_and(|port| ports.contains(&port))
+}
+
+/// Says so if the settings name a control plane at what is no address, before anything is started on it.
+pub(crate) fn check(project: &Project) -> Result<(), String> {
+    project.settings.control_plane.url.as_deref().map_or(Ok(()), check_address)
+}
+
+/// No waiting makes an address of something that is none.
+fn check_address(url: &str) -> Result<(), String> {
+    let parsed =
+        Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    match parsed {
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "the control plane's address {url:?} is no URL such as https://midrun.example.org; correct --control-plane, \
+             MIDRUN_CONTROL_PLANE_URL or controlPlane.url in midrun.toml, or leave it out: then the server has its own"
+        )),
+    }
+}
+
 /// Signs in until that works, and then keeps the channel open for as long as somebody listens.
 async fn keep_signing_in(door: Door, tell: watch::Sender<Option<ControlPlane>>) {
     let mut pause = FIRST_SIGN_IN_PAUSE;
-    let mut has_failed = false;
+    let mut said = None;
     while tell.borrow().is_none() {
         match door.sign_in().await {
             Ok(control_plane) => {
-                if has_failed {
+                if said.is_some() {
                     tracing::warn!(url = door.url, "signed in to the control plane at last");
                 }
                 tell.send_replace(Some(control_plane));
@@ -142,8 +222,11 @@ async fn keep_signing_in(door: Door, tell: watch::Sender<Option<ControlPlane>>) 
             Err(why) => {
                 // Who waits need not: there may be none for long.
                 tell.send_replace(None);
-                tracing::error!(why, ?pause, "there is no control plane; trying again");
-                has_failed = true;
+                if is_news(&mut said, &why) {
+                    tracing::error!(why, ?pause, "there is no control plane; trying again");
+                } else {
+                    tracing::debug!(why, ?pause, "there is no control plane; trying again");
+                }
                 // Servers that lost the same control plane do not come back to it all at once.
                 tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
                 pause = (pause * 2).min(LONGEST_SIGN_IN_PAUSE);
@@ -153,8 +236,13 @@ async fn keep_signing_in(door: Door, tell: watch::Sender<Option<ControlPlane>>) 
     tell.closed().await;
 }
 
-/// Starts it; where it is, and its folder.
-async fn start(project: &Project) -> Result<(String, PathBuf, Own), String> {
+/// Whether `why` differs from what was `said` last: the same is not said with every try.
+fn is_news(said: &mut Option<String>, why: &str) -> bool {
+    said.replace(why.to_owned()).as_deref() != Some(why)
+}
+
+/// Starts it; where it is.
+async fn start(project: &Project) -> Result<(String, Own), String> {
     let dir = project.state_dir().join("control-plane");
     let wanted = &project.settings.control_plane;
     let program =
@@ -170,6 +258,7 @@ async fn start(project: &Project) -> Result<(String, PathBuf, Own), String> {
         stop_grace: Duration::from_millis(wanted.stop_grace_ms),
         alone: (wanted.alone_ms > 0).then(|| Duration::from_millis(wanted.alone_ms)),
         keep_checkpoints: wanted.keep_checkpoints,
+        allowed_hosts: wanted.allowed_hosts.clone(),
         // One server, a handful of clients: a thread is enough, and each costs memory.
         http_workers: 1,
         ..control_plane::Settings::new(dir.clone(), executor, hosts)
@@ -188,7 +277,7 @@ async fn start(project: &Project) -> Result<(String, PathBuf, Own), String> {
             own.handles.clone(),
         )));
     }
-    Ok((url, dir, own))
+    Ok((url, own))
 }
 
 /// Where the control plane listens, and where it should listen too.
@@ -309,6 +398,36 @@ mod tests {
             (new, vec![old]),
             "both are listened on in the end"
         );
+    }
+
+    #[test]
+    fn where_it_moved_to() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("control-plane")).unwrap();
+        std::fs::write(dir.path().join("control-plane/port"), "4300\n4200\n").unwrap();
+        let moved = |url: &str| moved(dir.path(), url);
+        assert_eq!(moved("http://127.0.0.1:4200").as_deref(), Some("http://127.0.0.1:4300/"));
+        assert_eq!(moved("http://127.0.0.1:4300"), None, "it is there");
+        assert_eq!(moved("http://127.0.0.1:4100"), None, "that is another one");
+        assert_eq!(moved("https://midrun.example.org:4200"), None);
+    }
+
+    #[test]
+    fn what_stays_wrong_is_said_once() {
+        let mut said = None;
+        let news = ["away", "away", "refused", "refused", "away"].map(|why| is_news(&mut said, why));
+        assert_eq!(news, [true, false, true, false, true]);
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for url in ["http://127.0.0.1:1", "https://midrun.example.org/base/"] {
+            check_address(url).unwrap();
+        }
+        for odd in ["nonsense", "", "localhost:4200", "ftp://host/", "http://", "https:///"] {
+            let why = check_address(odd).unwrap_err();
+            assert!(why.contains(&format!("{odd:?}")) && why.contains("--control-plane"), "{why}");
+        }
     }
 
     #[test]

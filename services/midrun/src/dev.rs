@@ -41,7 +41,7 @@ pub(crate) fn command(args: &cli::Dev, begun: Instant) -> ExitCode {
 }
 
 fn open(args: &cli::Dev) -> Result<Project, String> {
-    let mut project = Project::open(&args.dir)?;
+    let mut project = Project::open(&args.dir)?.with_profile_account();
     let settings = &mut project.settings;
     if let Some(host) = &args.host {
         settings.gateway.host.clone_from(host);
@@ -58,6 +58,7 @@ fn open(args: &cli::Dev) -> Result<Project, String> {
 
 async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
     let project = open(args)?;
+    control::check(&project)?;
     let state_dir = project.make_state_dir()?;
     failpoint::reach(Point::ServerFolderReady);
     let hold = Rc::new(Hold::take(&state_dir).map_err(|busy| busy.to_string())?);
@@ -74,7 +75,7 @@ async fn serve(args: &cli::Dev, begun: Instant) -> Result<(), String> {
     let style = Style::of(args.json);
     let board = Board::new();
     parts.tell(&board);
-    board.follow(state_folder::watch_over(state_dir.clone(), move |news| Console::new(style).warn(news)));
+    state_folder::watch_over(state_dir.clone(), board.place(), move |news| Console::new(style).warn(news));
     let edge = parts.serve_edge(&project, listener, token.clone(), board.watch())?;
     board.follow(edge.trouble());
     actix::spawn(troubles::say(board.watch(), Console::new(style), "state folder"));
@@ -180,6 +181,7 @@ impl Parts {
         let peers = sse_gateway::Peers {
             start: self.registry.start_run.peer(),
             stop: self.registry.stop_run.peer(),
+            claim: self.registry.claim_run.peer(),
             list: self.registry.list_runs.peer(),
             get: self.registry.get_run.peer(),
             read_log: self.registry.read_log.peer(),

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use peer::Start;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use train_registry::Handle;
-use wire::StopMode;
-use wire::run::{ListRuns, StopAll};
 
-use crate::console::Console;
+pub(crate) use self::runs::end_runs;
+
+mod runs;
 
 /// How long each part may take to end.
 pub(crate) const PART_LIMIT: Duration = Duration::from_secs(5);
@@ -16,9 +14,6 @@ pub(crate) const PART_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) const END_LIMIT: Duration = Duration::from_secs(7);
 /// What the control plane may take besides the grace that it gives its executors.
 pub(crate) const CONTROL_PLANE_MARGIN: Duration = Duration::from_secs(15);
-
-/// How long runs that are killed may take to be gone.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs `work` to its end. What is still under way then, such as the opening of a database, is dropped where it can
 /// put down what it holds.
@@ -47,38 +42,6 @@ impl Ends {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
-        }
-    }
-}
-
-/// Stops every run at its next checkpoint, or at once when asked again, and waits until they have ended.
-pub(crate) async fn end_runs(registry: &Handle, console: &Console, asked: &mut Ends) {
-    let stop_all = registry.stop_all.peer();
-    let live = stop_all.ask(StopAll { mode: StopMode::Checkpoint }).await.unwrap_or_default();
-    if live.is_empty() {
-        return;
-    }
-    let names: Vec<&str> = live.iter().map(|run| run.id.as_str()).collect();
-    console
-        .note(&format!("stopping {} at the next checkpoint; Ctrl-C again stops at once", names.join(", ")));
-    tokio::select! {
-        () = no_run_is_live(registry) => return,
-        () = asked.next() => {}
-    }
-    console.note("stopping at once");
-    let _ = stop_all.ask(StopAll { mode: StopMode::Now }).await;
-    if tokio::time::timeout(KILL_LIMIT, no_run_is_live(registry)).await.is_err() {
-        console.note("some runs have not ended; `midrun doctor` shows them");
-    }
-}
-
-async fn no_run_is_live(registry: &Handle) {
-    let mut events = registry.events.read(Start::Snapshot);
-    let list = registry.list_runs.peer();
-    loop {
-        let runs = list.ask(ListRuns {}).await.unwrap_or_default();
-        if !runs.iter().any(|run| run.status.is_live()) || events.next().await.is_none() {
-            return;
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use settings::Settings;
 use wire::{EntryPath, Profile};
 
+use crate::credentials;
 use crate::state::state_dir;
 use crate::state_folder;
 
@@ -15,6 +16,8 @@ pub(crate) struct Project {
     /// Canonical.
     pub(crate) root: PathBuf,
     pub(crate) settings: Settings,
+    /// Where its profile's own account is valid, and the file with it; nothing unless it was asked for.
+    pub(crate) profile_account: Option<(String, PathBuf)>,
 }
 
 impl Project {
@@ -36,7 +39,16 @@ impl Project {
             None => settings::load(&root, variables),
         };
         let settings = settings.map_err(|error| error.to_string())?;
-        Ok(Self { root, settings })
+        Ok(Self { root, settings, profile_account: None })
+    }
+
+    /// With the account that the owner of a project with `src/arkor` has, for a command that trains where no setting says.
+    pub(crate) fn with_profile_account(self) -> Self {
+        let profile_account = match build_watcher::find_entry(&self.root) {
+            Some((Profile::Arkor, _)) => credentials::arkor_account(&credentials::home()),
+            Some((Profile::Midrun, _)) | None => None,
+        };
+        Self { profile_account, ..self }
     }
 
     /// Its name: the folder's.

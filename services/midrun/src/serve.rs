@@ -56,6 +56,7 @@ async fn serve(args: &cli::Serve, begun: Instant) -> Result<(), String> {
         // It is here, wherever the others are told that it is.
         project.settings.control_plane.url = None;
     }
+    control::check(&project)?;
     let peers = &project.settings.peers;
     let secret = elsewhere::secret(peers.token_file.as_deref())?;
     let control_plane = project.settings.control_plane.url.as_deref();
@@ -297,6 +298,7 @@ impl Here {
             exchange = exchange
                 .answer(&registry.start_run)
                 .answer(&registry.stop_run)
+                .answer(&registry.claim_run)
                 .answer(&registry.list_runs)
                 .answer(&registry.get_run)
                 .answer(&registry.read_log)
@@ -327,9 +329,10 @@ impl Here {
         secret: Option<Secret>,
     ) -> Result<Entrance, String> {
         let listener = elsewhere::listen(&project.settings.peers.listen, secret.as_ref())?;
+        let has_secret = secret.is_some();
         let exchange = self.exchange(&project.state_dir(), secret).offer(&board.feed());
         let names = wanted.iter().map(|service| service.name()).collect();
-        Entrance::open(listener, exchange, board.watch(), names)
+        Entrance::open(listener, exchange, board.watch(), names, has_secret)
     }
 
     fn serve_edge(
@@ -355,7 +358,9 @@ impl Here {
         }
         let style = Style::of(args.json);
         let state_dir = project.state_dir();
-        board.follow(state_folder::watch_over(state_dir.clone(), move |news| Console::new(style).warn(news)));
+        state_folder::watch_over(state_dir.clone(), board.place(), move |news| {
+            Console::new(style).warn(news)
+        });
         let peers = self.edge_peers(elsewhere, events.clone(), board.watch());
         let gateway = sse_gateway::Gateway::new(wiring::gateway_settings(project, token.clone()), peers);
         let edge = gateway.map_err(|error| error.to_string())?.serve(listener);
@@ -395,6 +400,7 @@ impl Here {
         sse_gateway::Peers {
             start: peer_of(registry.map(|registry| &registry.start_run), remote),
             stop: peer_of(registry.map(|registry| &registry.stop_run), remote),
+            claim: peer_of(registry.map(|registry| &registry.claim_run), remote),
             list: peer_of(registry.map(|registry| &registry.list_runs), remote),
             get: peer_of(registry.map(|registry| &registry.get_run), remote),
             read_log: peer_of(registry.map(|registry| &registry.read_log), remote),

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
-use tokio::sync::watch;
 use wire::Trouble;
 
 /// Between two looks while all is well: a look is most of what an idle server does.
@@ -52,37 +51,38 @@ pub(crate) fn unwritable(dir: &Path, error: &io::Error) -> String {
     format!("the state folder {} cannot be written: {error}; {advice}", dir.display())
 }
 
-/// Looks every few seconds whether `dir` can be written. The answer holds what is wrong, if something is; `tell` is told
+/// Looks every few seconds whether `dir` can be written. `put` is told what is wrong, if something is, and then `tell`
 /// when that changes.
-pub(crate) fn watch_over(dir: PathBuf, tell: impl Fn(&str) + 'static) -> watch::Receiver<Option<Trouble>> {
-    let (trouble, seen) = watch::channel(None::<Trouble>);
+pub(crate) fn watch_over(dir: PathBuf, put: impl Fn(Vec<Trouble>) + 'static, tell: impl Fn(&str) + 'static) {
     actix::spawn(async move {
+        let mut trouble: Option<Trouble> = None;
         loop {
-            let pause = if trouble.borrow().is_some() { SHORT_PAUSE } else { PAUSE };
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(if trouble.is_some() { SHORT_PAUSE } else { PAUSE }).await;
             let tried = dir.clone();
             let Ok(written) = tokio::task::spawn_blocking(move || try_to_write(&tried)).await else {
                 continue;
             };
-            let now = written.err().map(|error| unwritable(&dir, &error));
-            let before = trouble.borrow().clone();
-            let since = |why: &String| match &before {
-                Some(known) => Trouble { why: why.clone(), ..known.clone() },
-                None => Trouble::now("state folder", why.clone()),
-            };
-            trouble.send_replace(now.as_ref().map(since));
-            match now {
-                Some(why) if before.is_none() => tell(&format!(
+            let before = trouble.take();
+            let was_well = before.is_none();
+            trouble = written.err().map(|error| {
+                let why = unwritable(&dir, &error);
+                match before {
+                    Some(known) => Trouble { why, ..known },
+                    None => Trouble::now("state folder", why),
+                }
+            });
+            put(trouble.iter().cloned().collect());
+            match &trouble {
+                Some(Trouble { why, .. }) if was_well => tell(&format!(
                     "{why}. Trainings go on; until then their output is not kept, and no run can be started"
                 )),
-                None if before.is_some() => {
+                None if !was_well => {
                     tell(&format!("the state folder {} can be written again", dir.display()));
                 }
                 _ => {}
             }
         }
     });
-    seen
 }
 
 #[cfg(test)]

@@ -101,18 +101,23 @@ impl Board {
         mut source: watch::Receiver<T>,
         words: impl Fn(&T) -> Vec<Trouble> + 'static,
     ) {
-        let board = Rc::clone(&self.inner);
-        let place = board.said.borrow().len();
-        board.said.borrow_mut().push(Vec::new());
+        let say = self.place();
         actix::spawn(async move {
             loop {
-                let now = words(&source.borrow_and_update());
-                board.say(place, now);
+                say(words(&source.borrow_and_update()));
                 if source.changed().await.is_err() {
-                    return board.say(place, Vec::new());
+                    return say(Vec::new());
                 }
             }
         });
+    }
+
+    /// A place for what somebody says is wrong; it stands there when the call returns.
+    pub(crate) fn place(&self) -> impl Fn(Vec<Trouble>) + 'static {
+        let board = Rc::clone(&self.inner);
+        let place = board.said.borrow().len();
+        board.said.borrow_mut().push(Vec::new());
+        move |now| board.say(place, now)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use peer::{AskError, Feed, Peer, Start};
@@ -11,6 +12,7 @@ use wire::build::Watch;
 use wire::event::DevEvent;
 use wire::{EntryPath, Secret, TraceContext};
 
+use crate::control;
 use crate::project::{Project, socket_dir};
 
 /// How long the project's first build may take before that is said.
@@ -60,10 +62,13 @@ async fn watch(peer: Peer<Watch>, mut lives: watch::Receiver<Option<String>>, en
     }
 }
 
-/// A broker. Until its outbox is open, cancels are refused and offered again.
+/// A broker. Until its outbox is open, cancels are refused and offered again. Those to the project's own control plane go
+/// where that is, even if somebody else has the port on which their runs knew it.
 pub(crate) fn broker(state_dir: &Path) -> cancel_broker::Handle {
     let broker = cancel_broker::Handle::default();
-    cancel_broker::start(cancel_broker::Settings { outbox: state_dir.join("cancels.db") }, &broker);
+    let folder = state_dir.to_owned();
+    let moved = Rc::new(move |url: &str| control::moved(&folder, url));
+    cancel_broker::start(cancel_broker::Settings { outbox: state_dir.join("cancels.db"), moved }, &broker);
     broker
 }
 

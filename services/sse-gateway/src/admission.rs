@@ -8,11 +8,13 @@ use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::{Data, Query};
 use actix_web::{Error, ResponseError as _};
+use guard::Unwelcome;
+use process::ExactTimers;
 
 use crate::body;
 use crate::edge::Edge;
 use crate::failure::Failure;
-use crate::guard;
+use crate::token;
 
 const ALWAYS: [(HeaderName, &str); 3] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -27,6 +29,8 @@ pub(crate) async fn admit(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let _inside = edge.lifecycle.enter();
+    // Requests have time limits of their clients; the streams that some of them open have not.
+    let _exact = ExactTimers::hold();
     let mut response = match edge.guard.admit(request.uri(), request.headers()) {
         Ok(()) if edge.lifecycle.is_closing() => {
             let mut response = answer(request, &Failure::stopping());
@@ -36,7 +40,11 @@ pub(crate) async fn admit(
         Ok(()) => next.call(request).await?.map_into_boxed_body(),
         Err(unwelcome) => {
             edge.metrics.turned_away.inc();
-            answer(request, &Failure::new(StatusCode::FORBIDDEN, unwelcome.to_string()))
+            let advice = match unwelcome {
+                Unwelcome::Host(_) => "; name it in gateway.allowedHosts if it should be",
+                Unwelcome::NoHost | Unwelcome::Origin(_) => "",
+            };
+            answer(request, &Failure::new(StatusCode::FORBIDDEN, format!("{unwelcome}{advice}")))
         }
     };
     let headers = response.headers_mut();
@@ -61,8 +69,9 @@ pub(crate) async fn authorize(
     if !has_token(&edge, &request) {
         let failure = Failure::new(
             StatusCode::UNAUTHORIZED,
-            "the token is missing or not this server's: reload the page, or send the token that `midrun dev` \
-             showed in the header X-Midrun-Token",
+            "the token is missing or not this server's: reload the page, or send the token in the header \
+             X-Midrun-Token; it stands in the project's .midrun/server.json, which its owner alone can read, and in the \
+             first line of `midrun dev --json`",
         );
         return Ok(answer(request, &failure));
     }
@@ -78,7 +87,7 @@ pub(crate) async fn authorize(
 
 fn has_token(edge: &Edge, request: &ServiceRequest) -> bool {
     let secret = edge.token.expose();
-    if guard::header_token(secret, request.headers()) {
+    if token::header_carries(secret, request.headers()) {
         return true;
     }
     // Addresses end up in histories and logs, so a token is taken from one only where a browser has no other way:
@@ -87,7 +96,7 @@ fn has_token(edge: &Edge, request: &ServiceRequest) -> bool {
         request.method() == Method::GET && request.match_info().unprocessed().ends_with("/events");
     event_stream
         && Query::<Vec<(String, String)>>::from_query(request.query_string())
-            .is_ok_and(|query| guard::query_token(secret, &query))
+            .is_ok_and(|query| token::query_carries(secret, &query))
 }
 
 fn answer(request: ServiceRequest, failure: &Failure) -> ServiceResponse<BoxBody> {

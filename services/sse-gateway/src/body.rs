@@ -32,10 +32,49 @@ pub(crate) async fn read(payload: Payload, within: Duration) -> Result<Bytes, Fa
 pub(crate) async fn json<T: DeserializeOwned>(payload: Payload, within: Duration) -> Result<T, Failure> {
     let body = read(payload, within).await?;
     let text: &[u8] = if body.trim_ascii().is_empty() { b"{}" } else { &body };
+    from_text(text)
+        .map_err(|why| Failure::bad_request(format!("the body is not the JSON that is expected here: {why}")))
+}
+
+/// # Errors
+/// What is wrong, with the key where it is.
+fn from_text<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     // An object first: otherwise a list would do as one without its keys.
-    serde_json::from_slice::<Map<String, Value>>(text)
-        .and_then(|object| serde_json::from_value(Value::Object(object)))
-        .map_err(|error| {
-            Failure::bad_request(format!("the body is not the JSON that is expected here: {error}"))
-        })
+    let object: Map<String, Value> = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
+        let is_whole = error.path().iter().next().is_none();
+        let key = error.path().to_string();
+        let why = error.into_inner();
+        if is_whole { why.to_string() } else { format!("{key}: {why}") }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default, serde::Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Wanted {
+        file: Option<String>,
+        timeout_ms: Option<u64>,
+        size: Vec<u16>,
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_key() {
+        for (text, start) in [
+            (r#"{"timeoutMs":-1}"#, "timeoutMs: "),
+            (r#"{"timeoutMs":1.5}"#, "timeoutMs: "),
+            (r#"{"file":5}"#, "file: "),
+            (r#"{"size":[1,-1]}"#, "size[1]: "),
+            ("[]", "invalid type: sequence"),
+            (r#"{"file":"#, "EOF"),
+        ] {
+            let why = from_text::<Wanted>(text.as_bytes()).unwrap_err();
+            assert!(why.starts_with(start), "{text}: {why}");
+        }
+        let well: Wanted = from_text(br#"{"file":"a","timeoutMs":1,"size":[2],"other":null}"#).unwrap();
+        assert_eq!((well.file.as_deref(), well.timeout_ms, &well.size[..]), (Some("a"), Some(1), &[2][..]));
+    }
 }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use guard::HostGuard;
 use peer::{Feed, Peer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use wire::cancel::Outstanding;
 use wire::event::DevEvent;
-use wire::run::{GetRun, ListRuns, Newest, ReadLog, StartRun, StopRun};
+use wire::run::{ClaimRun, GetRun, ListRuns, Newest, ReadLog, StartRun, StopRun};
 use wire::terminal::{
     CloseTerminal, GetTerminal, ListTerminals, OpenTerminal, ReadTerminal, ResizeTerminal, RunCommand,
     TypeInto,
@@ -16,7 +17,6 @@ use wire::{ControlPlane, Secret, Troubles};
 
 use crate::dev_events::Frames;
 use crate::failure::Failure;
-use crate::guard::HostGuard;
 use crate::lifecycle::{Inside, Lifecycle};
 use crate::metrics::{Kind, Metrics};
 use crate::page::Page;
@@ -31,6 +31,8 @@ pub struct Peers {
     pub start: Peer<StartRun>,
     /// Stops runs.
     pub stop: Peer<StopRun>,
+    /// Says who starts the next of a run.
+    pub claim: Peer<ClaimRun>,
     /// Lists runs.
     pub list: Peer<ListRuns>,
     /// Tells of one run.

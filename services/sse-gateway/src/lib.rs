@@ -10,7 +10,8 @@
 //!   goes on behind `Last-Event-ID`.
 //! - **What is wrong.** While a service is away or being restarted, `/readyz` is 503 and names it, why, and since when;
 //!   the topic `troubles` of `GET /api/events` tells the same to every tab as it changes.
-//! - **The leash.** A run that was started by `POST /api/train` ends with its request, however that ends.
+//! - **The leash.** A run that was started by `POST /api/train` ends with its request, however that ends. Once the run has
+//!   ended it is claimed, so that its client alone starts the next.
 //!
 //! # Routes
 //!
@@ -54,7 +55,6 @@ mod broadcast;
 mod dev_events;
 mod edge;
 mod failure;
-mod guard;
 mod health;
 mod lifecycle;
 mod log_reader;
@@ -68,6 +68,7 @@ mod stopper;
 mod tab;
 mod terminal_events;
 mod terminals;
+mod token;
 mod traced;
 mod train;
 mod upstream;

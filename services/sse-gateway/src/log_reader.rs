@@ -32,23 +32,21 @@ pub(crate) trait Pages: Wire<Reply = LogPage> {
     /// Names what has the log.
     type Id: Clone;
 
-    /// `holds`: the reader is the request that the run belongs to.
-    fn page(of: Self::Id, place: Place, holds: bool) -> Self;
+    fn page(of: Self::Id, place: Place) -> Self;
 }
 
 impl Pages for ReadLog {
     type Id = RunId;
 
-    fn page(run: RunId, Place { after, hint, max_bytes, wait_ms }: Place, holds: bool) -> Self {
-        Self { run, after, hint, max_bytes, wait_ms, holds }
+    fn page(run: RunId, Place { after, hint, max_bytes, wait_ms }: Place) -> Self {
+        Self { run, after, hint, max_bytes, wait_ms }
     }
 }
 
 impl Pages for ReadTerminal {
     type Id = TerminalId;
 
-    /// A terminal belongs to nobody's request.
-    fn page(terminal: TerminalId, Place { after, hint, max_bytes, wait_ms }: Place, _: bool) -> Self {
+    fn page(terminal: TerminalId, Place { after, hint, max_bytes, wait_ms }: Place) -> Self {
         Self { terminal, after, hint, max_bytes, wait_ms }
     }
 }
@@ -62,14 +60,6 @@ pub(crate) struct LogReader<M: Pages> {
     page_bytes: u32,
     patience: Duration,
     ended: bool,
-    holds: bool,
-}
-
-impl LogReader<ReadLog> {
-    /// For the request that the run belongs to: the run counts as wanted as long as this reads.
-    pub(crate) fn holding(self) -> Self {
-        Self { holds: true, ..self }
-    }
 }
 
 impl<M: Pages> LogReader<M>
@@ -79,7 +69,7 @@ where
     /// Reads the log of `of` behind record `after`, about `page_bytes` at a time; bears with a registry that is away
     /// for as long as `patience`.
     pub(crate) fn new(peer: Peer<M>, of: M::Id, after: u64, page_bytes: u32, patience: Duration) -> Self {
-        Self { peer, of, after, hint: None, page_bytes, patience, ended: false, holds: false }
+        Self { peer, of, after, hint: None, page_bytes, patience, ended: false }
     }
 
     /// What is there already, at most a page of it; asks once.
@@ -125,7 +115,7 @@ where
     async fn ask(&self, wait: Duration) -> Result<LogPage, AskError<M::Refusal>> {
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         let place = Place { after: self.after, hint: self.hint, max_bytes: self.page_bytes, wait_ms };
-        let message = M::page(self.of.clone(), place, self.holds);
+        let message = M::page(self.of.clone(), place);
         self.peer.ask_within(message, TraceContext::default(), wait + BUDGET).await
     }
 

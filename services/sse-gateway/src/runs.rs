@@ -155,7 +155,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 const LOOK: Duration = Duration::from_secs(5);
 
 /// The run when it has ended.
-async fn end_of(edge: &Edge, mut run: Run, mut news: Reader<DevEvent>) -> Result<Run, Failure> {
+pub(crate) async fn end_of(edge: &Edge, mut run: Run, mut news: Reader<DevEvent>) -> Result<Run, Failure> {
     let mut told = true;
     while !has_ended(&run) {
         tokio::select! {
@@ -173,11 +173,7 @@ async fn end_of(edge: &Edge, mut run: Run, mut news: Reader<DevEvent>) -> Result
 }
 
 fn has_ended(run: &Run) -> bool {
-    match run.status {
-        RunStatus::Exited | RunStatus::Lost => true,
-        RunStatus::Restarting => run.ended_at.is_some(),
-        RunStatus::Starting | RunStatus::Running | RunStatus::EarlyStopping | RunStatus::Stopping => false,
-    }
+    matches!(run.status, RunStatus::Exited | RunStatus::Lost) || run.ended_at.is_some()
 }
 
 /// Comes true when `run` was spoken of, or when something may have been missed. Cancel-safe.

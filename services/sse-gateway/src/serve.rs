@@ -59,6 +59,7 @@ impl Gateway {
         let app = {
             let edge = Arc::clone(&edge);
             move || {
+                process::let_timers_be_late(edge.limits.heartbeat / LATEST);
                 App::new()
                     .app_data(Data::from(Arc::clone(&edge)))
                     .app_data(edge.lifecycle.enter_worker())
@@ -256,6 +257,9 @@ impl Running {
     }
 }
 
+/// While a thread has nothing but quiet streams, its timers may be late by this part of a heartbeat: HTTP's clock would
+/// wake it four times a second.
+const LATEST: u32 = 15;
 /// Streams end by themselves; one that does not within this time has a client that does not read.
 const STREAMS_END: Duration = Duration::from_millis(300);
 /// What the last steps may take when the deadline has already passed.

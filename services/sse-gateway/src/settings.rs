@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use guard::{HostGuard, NotAHost};
 use wire::Secret;
 
-use crate::guard::HostGuard;
 use crate::page::Assets;
 
 /// Everything that may differ from one server to the next.
@@ -44,7 +44,8 @@ pub struct Limits {
     pub trains: usize,
     /// How long a request's body may take to arrive.
     pub body: Duration,
-    /// How long a part that is away may stay away before a stream that needs it ends.
+    /// How long a part that is away may stay away before a stream that needs it ends, and how long a registry that does
+    /// not know a run that is to end may take to find it.
     pub patience: Duration,
     /// How long the control plane may be silent before its answer, or between two parts of it.
     pub upstream_silence: Duration,
@@ -99,7 +100,7 @@ impl Settings {
         if let Some((name, _)) = none.into_iter().find(|(_, none)| *none) {
             return Err(SettingsError::Zero { name });
         }
-        HostGuard::new(&self.allowed_hosts)
+        HostGuard::new(&self.allowed_hosts).map_err(|NotAHost(host)| SettingsError::Host { host })
     }
 }
 

@@ -1,8 +1,9 @@
 //! Stops the runs whose request ended.
 //!
 //! What must hold: an order once given is carried out until the registry accepts it or says that there is nothing
-//! to stop, whatever becomes of the connection or the thread that gave it, also when carrying out fails half-way. Each order carries the permit of the
-//! request it comes from, so there are never more of them than there may be such requests.
+//! to stop, however long the registry is away, whatever becomes of the connection or the thread that gave it, also when
+//! carrying out fails half-way. Each order carries the permit of the request it comes from, so there are never more of
+//! them than there may be such requests. Only the end of the server does not wait for that.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,7 @@ use peer::{AskError, Peer};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
-use wire::run::{StopMode, StopRun};
+use wire::run::{RunRefusal, StopMode, StopRun};
 use wire::{Reject as _, RunId, TraceContext};
 
 use crate::edge::BUDGET;
@@ -80,7 +81,8 @@ impl Stopper {
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Carries orders out until nobody can give any more, or `last_call` has become true and none is left.
+/// Carries orders out until nobody can give any more, or `last_call` has become true and none is left. A registry that
+/// does not know a run is asked for it as long as `patience`.
 pub(crate) async fn carry_out(
     orders: Orders,
     stop: Peer<StopRun>,
@@ -131,11 +133,13 @@ fn whole(done: Result<(), JoinError>) {
     }
 }
 
-/// Whether the registry took note.
+/// Asks for as long as the registry is away: a run whose request ended must not go on because of that. Answers whether the
+/// registry took note, or had nothing to stop.
 async fn stop_run(stop: &Peer<StopRun>, order: &Order, patience: Duration) -> bool {
     let Order { run, reason, trace, .. } = order;
-    let give_up = Instant::now() + patience;
     let mut pause = FIRST_PAUSE;
+    let mut was_told_of = false;
+    let mut unknown_since = None;
     loop {
         let message = StopRun { run: run.clone(), mode: StopMode::Now, reason: reason.clone() };
         match stop.ask_within(message, trace.clone(), BUDGET).await {
@@ -143,15 +147,25 @@ async fn stop_run(stop: &Peer<StopRun>, order: &Order, patience: Duration) -> bo
                 tracing::info!(%run, reason, "run stopped with its request");
                 return true;
             }
+            // A registry started this run; one that has come up since may not have found it yet.
+            Err(AskError::Refused(RunRefusal::NotFound { .. })) => {
+                let since = *unknown_since.get_or_insert_with(Instant::now);
+                if since.elapsed() + pause >= patience {
+                    tracing::error!(%run, "the registry does not know a run whose request ended: `midrun reap` finds it");
+                    return false;
+                }
+            }
             Err(AskError::Refused(refusal)) => {
                 tracing::debug!(%run, code = refusal.code(), "nothing to stop");
                 return true;
             }
-            Err(error) if Instant::now() + pause >= give_up => {
-                tracing::error!(%run, %error, "a run whose request ended could not be stopped: `midrun runs stop` it");
-                return false;
+            Err(error) => {
+                unknown_since = None;
+                if !was_told_of {
+                    was_told_of = true;
+                    tracing::warn!(%run, %error, "stopping a run whose request ended: trying again until it is stopped");
+                }
             }
-            Err(error) => tracing::warn!(%run, %error, "stopping a run whose request ended: trying again"),
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

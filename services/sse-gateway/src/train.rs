@@ -13,18 +13,22 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::{Stream, stream};
+use peer::{Reader, Start};
 use serde::Deserialize;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use wire::event::DevEvent;
 use wire::log::{Record, Step};
 use wire::profile::{PID_HEADERS, RUN_HEADER};
-use wire::run::{GetRun, Owner, ReadLog, StartRun};
-use wire::{Run, TraceContext};
+use wire::run::{ClaimRun, GetRun, Owner, ReadLog, StartRun};
+use wire::{Run, RunId, TraceContext};
 
 use crate::body;
 use crate::edge::{Edge, Ticket};
 use crate::failure::Failure;
 use crate::log_reader::LogReader;
 use crate::metrics::Kind;
+use crate::runs::end_of;
 use crate::stopper::Order;
 use crate::traced::trace;
 
@@ -50,7 +54,7 @@ pub(crate) async fn open(
     let Wanted { file } = body::json(payload, edge.limits.body).await?;
     let ticket = edge.open_stream(Kind::Train)?;
     let started = start(Arc::clone(&edge), ticket, file, trace(&request));
-    let (run, leash) = tokio::select! {
+    let (run, leash, claim) = tokio::select! {
         started = started => started?,
         () = edge.lifecycle.closing() => return Err(Failure::stopping()),
     };
@@ -61,8 +65,8 @@ pub(crate) async fn open(
         .insert_header(("cache-control", "no-store, no-transform"))
         .insert_header(("x-accel-buffering", "no"));
     let patience = edge.limits.patience;
-    let reader = LogReader::new(edge.peers.read_log.clone(), run.id, 0, PAGE_BYTES, patience).holding();
-    Ok(response.streaming(output(Training { edge, reader, leash })))
+    let reader = LogReader::new(edge.peers.read_log.clone(), run.id, 0, PAGE_BYTES, patience);
+    Ok(response.streaming(output(Training { edge, reader, leash, _claim: claim })))
 }
 
 /// Says in the head which run it is about.
@@ -81,17 +85,20 @@ async fn start(
     ticket: Ticket,
     file: Option<String>,
     trace: TraceContext,
-) -> Result<(Run, Leash), Failure> {
+) -> Result<(Run, Leash, Claim), Failure> {
     let (answer, answered) = oneshot::channel();
     let inside = edge.lifecycle.enter();
     tokio::spawn(async move {
         // The end of the server waits for this: the run may exist already.
         let _inside = inside;
+        // Before the start, so that no word of the run is missed.
+        let news = edge.peers.events.read(Start::Snapshot);
         let message = StartRun { file, owner: Owner::Request };
         let started = edge.peers.start.ask_within(message, trace.clone(), START_BUDGET).await;
         let started = started.map(|run| {
             let leash = Leash { run: run.clone(), trace, ticket, why: CLOSED, holds: true };
-            (run, leash)
+            let claim = Claim::make(Arc::clone(&edge), run.clone(), news);
+            (run, leash, claim)
         });
         // Nobody there: the answer is dropped, and the leash with it.
         drop(answer.send(started));
@@ -132,10 +139,39 @@ impl Drop for Leash {
     }
 }
 
+/// Tells the registry that whoever waits for this answer starts the run's next, when that has ended; a client that does
+/// not read does not keep it from that. When it is dropped nobody waits any more.
+struct Claim(JoinHandle<()>);
+
+impl Claim {
+    fn make(edge: Arc<Edge>, run: Run, news: Reader<DevEvent>) -> Self {
+        Self(tokio::spawn(async move {
+            let id = run.id.clone();
+            if end_of(&edge, run, news).await.is_ok() {
+                claim(&edge, &id).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// May be done again.
+async fn claim(edge: &Edge, run: &RunId) {
+    if let Err(error) = edge.peers.claim.ask(ClaimRun { run: run.clone() }).await {
+        tracing::warn!(%run, %error, "the server may restart a run that its client restarts too");
+    }
+}
+
 struct Training {
     edge: Arc<Edge>,
     reader: LogReader<ReadLog>,
     leash: Leash,
+    _claim: Claim,
 }
 
 /// What comes next in the body; never empty, since an empty chunk would end it.
@@ -178,6 +214,8 @@ impl Training {
             };
             let mut bytes = written(&page.records);
             if let Some(Step::Exit { code, .. }) = page.records.last().map(|record| &record.step) {
+                // The client may start the next as soon as it knows of the end.
+                claim(&self.edge, &self.leash.run.id).await;
                 self.leash.let_go();
                 bytes.extend_from_slice(&trailer("exit", &code.to_string()));
                 return Part::Last(bytes.into());

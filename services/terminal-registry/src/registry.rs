@@ -233,7 +233,12 @@ impl Core {
         match view {
             Some(view) if view.pid.is_some() => Ok(view),
             Some(view) => Err(TerminalRefusal::NotStarted { why: view.reason.unwrap_or_default() }),
-            None => Err(TerminalRefusal::NotStarted { why: "its shell did not start in time".into() }),
+            None => {
+                // Nobody was told of it, so nobody would ever close it.
+                let why = "its shell did not start in time".to_owned();
+                self.close(&CloseTerminal { terminal: id, reason: why.clone() })?;
+                Err(TerminalRefusal::NotStarted { why: format!("{why}, so it was closed; try again") })
+            }
         }
     }
 

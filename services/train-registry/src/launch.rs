@@ -32,12 +32,13 @@ const END_GRACE: Duration = Duration::from_secs(2);
 /// Between two looks at whether it listens.
 const LISTEN_PAUSE: Duration = Duration::from_millis(1);
 
-/// Starts the host of `plan`'s run and connects to it.
+/// Starts the host of `plan`'s run and connects to it, unless it was done before that could be: then all there is to
+/// know of it stands in its log.
 pub(crate) async fn launch(
     settings: &Settings,
     plan: &Plan,
     control_plane: Option<ControlPlane>,
-) -> Result<UnixStream, String> {
+) -> Result<Option<UnixStream>, String> {
     let place = place(settings, &plan.run);
     let (dir, socket) = (place.dir(), place.socket());
     let spec = spec(settings, plan, dir, socket, control_plane.as_ref())?;
@@ -64,7 +65,7 @@ pub(crate) async fn launch(
         match UnixStream::connect(socket).await {
             Ok(stream) => {
                 failpoint::reach(Point::HostConnected);
-                return Ok(stream);
+                return Ok(Some(stream));
             }
             Err(_) if Instant::now() < until && matches!(host.try_wait(), Ok(None)) => {
                 tokio::time::sleep(LISTEN_PAUSE).await;
@@ -73,6 +74,9 @@ pub(crate) async fn launch(
                 // The run is about to be told as not started: nobody would know of a host that listens later.
                 if let Err(error) = host.end(END_GRACE).await {
                     tracing::warn!(run = %plan.run, %error, "how its run-host ended is not known");
+                }
+                if place.log().exists() {
+                    return Ok(None);
                 }
                 return Err(host_did_not_listen(dir, &error).await);
             }

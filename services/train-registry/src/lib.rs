@@ -35,7 +35,10 @@
 //!                                 +--stop now--> Stopping --exit--> Ended
 //!                                 +--host: alone for too long--> EarlyStopping --exit--> Ended (reaped)
 //! ```
-
+//!
+//! A run that belongs to a request is restarted by that request's client, if it is there: between `exit 0` and
+//! `Restarting` stands `Unclaimed`, where the request claims the run (`ClaimRun`), which ends it, or does not in time, and
+//! the registry restarts it.
 //!
 //! What a server that is gone left behind is ended by [`reap`], and by the same code in a registry that runs.
 

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use wire::event::{RunFrame, Target};
@@ -10,8 +9,8 @@ use wire::log::{EarlyStopPhase, Record, Step};
 use wire::manifest::{Good, Manifest};
 use wire::resume::Started;
 use wire::{
-    Artifact, ChangedKey, ConfigHash, ContentHash, EndedBy, EntryPath, JobId, ResumeFrom, Run, RunId,
-    RunStatus, TraceContext,
+    Artifact, ChangedKey, ConfigHash, ContentHash, ControlPlane, EndedBy, EntryPath, JobId, ResumeFrom, Run,
+    RunId, RunStatus, TraceContext,
 };
 
 use crate::dispatch::{Stage, Subject};
@@ -19,20 +18,11 @@ use crate::origin::Origin;
 use crate::resume::{self, Reached, RestartFrom, Start};
 use crate::store::Saved;
 
-/// For how long a request counts as there that does not say so: several times as long as a reader of a log waits for it
-/// to grow.
-const LEASE: Duration = Duration::from_secs(90);
-
 /// A point in time, microseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Moment(pub u64);
 
 impl Moment {
-    /// `later` than this.
-    fn plus(self, later: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(later.as_micros()).unwrap_or(u64::MAX)))
-    }
-
     /// Milliseconds from `earlier` to here; zero if the clock was set back.
     pub(crate) fn millis_since(self, earlier: Self) -> f64 {
         self.0.saturating_sub(earlier.0) as f64 / 1000.0
@@ -114,6 +104,11 @@ pub(crate) enum Phase {
     Stopping {
         reason: String,
     },
+    /// Ended its early stop, and belongs to a request that may be there to start the next, or gone.
+    Unclaimed {
+        why: String,
+        end: End,
+    },
     /// Ended its early stop; its successor waits for something.
     Restarting {
         why: String,
@@ -140,14 +135,16 @@ pub(crate) struct RunState {
     pub(crate) file: Option<String>,
     /// It belongs to the server, which restarts it; else to a request.
     pub(crate) restarts: bool,
-    /// Until when its request counts as there.
-    held_until: Moment,
+    /// Its request said that it starts the next.
+    pub(crate) claimed: bool,
     pub(crate) started_at: Moment,
     pub(crate) pid: Option<u32>,
     pub(crate) trainer: Option<String>,
     pub(crate) config_hash: Option<ConfigHash>,
     pub(crate) can_swap: bool,
     pub(crate) job: Option<JobId>,
+    /// Where the job is, in its runner's words.
+    pub(crate) job_scope: JobScope,
     /// The job is known to be terminal, or its cancel is on disk.
     pub(crate) settled: bool,
     /// A cancel of the job is on its way to the disk.
@@ -173,6 +170,27 @@ pub(crate) struct RunState {
     executing: Code,
     /// What it was told to execute, oldest first.
     asked: VecDeque<Asked>,
+}
+
+/// Where a job is and whose, as far as a runner says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct JobScope {
+    url: Option<String>,
+    org_slug: Option<String>,
+    project_slug: Option<String>,
+}
+
+impl JobScope {
+    /// The control plane of the job, for whoever `acts` there; nothing where that one has no account there.
+    pub(crate) fn within(&self, acts: &ControlPlane) -> Option<ControlPlane> {
+        let is_there = |url: &String| url.trim_end_matches('/') == acts.url.trim_end_matches('/');
+        self.url.as_ref().is_none_or(is_there).then(|| ControlPlane {
+            url: acts.url.clone(),
+            token: acts.token.clone(),
+            org_slug: self.org_slug.clone().unwrap_or_else(|| acts.org_slug.clone()),
+            project_slug: self.project_slug.clone().unwrap_or_else(|| acts.project_slug.clone()),
+        })
+    }
 }
 
 /// What a run is started with.
@@ -205,13 +223,14 @@ impl RunState {
             shown_entry: plan.shown_entry.clone(),
             file: plan.file.clone(),
             restarts: plan.restarts,
-            held_until: now.plus(LEASE),
+            claimed: false,
             started_at: now,
             pid: None,
             trainer: manifest.and_then(|manifest| manifest.trainer.clone()),
             config_hash: manifest.and_then(|manifest| manifest.config_hash.clone()),
             can_swap: manifest.is_some_and(|manifest| manifest.can_swap),
             job: None,
+            job_scope: JobScope::default(),
             settled: false,
             cancelling: false,
             armed: false,
@@ -245,6 +264,7 @@ impl RunState {
             origin: self.origin.clone(),
             phase: self.phase.clone(),
             settled: self.settled,
+            claimed: self.claimed,
         }
     }
 
@@ -263,10 +283,9 @@ impl RunState {
             trace: TraceContext::default(),
         };
         let mut run = Self::new(&plan, saved.started_at);
-        // Its request has yet to say that it is still there.
-        run.held_until = saved.started_at;
         run.replaced_by = saved.replaced_by;
         run.settled = saved.settled;
+        run.claimed = saved.claimed;
         run.phase = saved.phase;
         for record in log {
             run.replay(&record.step);
@@ -284,7 +303,7 @@ impl RunState {
                     self.phase = Phase::Running;
                 }
             }
-            Step::Job { id, .. } => self.job = Some(id.clone()),
+            Step::Job { .. } => self.has_job(step),
             Step::Training(started) => self.training(started.clone()),
             Step::Checkpoint { step } => self.checkpoint(*step),
             Step::Signal { content_hash: Some(hash), .. } => self.signalled(hash, self.started_at),
@@ -305,16 +324,6 @@ impl RunState {
         }
     }
 
-    /// The request that it belongs to is there.
-    pub(crate) fn hold(&mut self, now: Moment) {
-        self.held_until = now.plus(LEASE);
-    }
-
-    /// Whether the server restarts it: it is the server's, or its request is gone without having ended it.
-    pub(crate) fn is_restarted(&self, now: Moment) -> bool {
-        self.restarts || now > self.held_until
-    }
-
     /// The stage the dispatch decision sees; nothing when there is no process to decide about.
     pub(crate) fn stage(&self) -> Option<Stage> {
         match self.phase {
@@ -322,7 +331,7 @@ impl RunState {
             Phase::Running => Some(Stage::Running),
             Phase::EarlyStopping(_) => Some(Stage::EarlyStopping),
             Phase::Stopping { .. } => Some(Stage::Stopping),
-            Phase::Restarting { .. } | Phase::Ended(_) => None,
+            Phase::Unclaimed { .. } | Phase::Restarting { .. } | Phase::Ended(_) => None,
         }
     }
 
@@ -410,6 +419,15 @@ impl RunState {
         self.armed
     }
 
+    /// Its runner told of its job, by `step`.
+    pub(crate) fn has_job(&mut self, step: &Step) {
+        if let Step::Job { id, org_slug, project_slug, base_url } = step {
+            self.job = Some(id.clone());
+            let (url, org_slug, project_slug) = (base_url.clone(), org_slug.clone(), project_slug.clone());
+            self.job_scope = JobScope { url, org_slug, project_slug };
+        }
+    }
+
     /// Its executor said that training has started.
     pub(crate) fn training(&mut self, started: Started) {
         self.started = started;
@@ -480,7 +498,8 @@ impl RunState {
         match &self.phase {
             Phase::Starting { .. } => RunStatus::Starting,
             Phase::Running => RunStatus::Running,
-            Phase::EarlyStopping(_) => RunStatus::EarlyStopping,
+            // Whether it is restarted or over is not known yet.
+            Phase::EarlyStopping(_) | Phase::Unclaimed { .. } => RunStatus::EarlyStopping,
             Phase::Stopping { .. } => RunStatus::Stopping,
             Phase::Restarting { .. } => RunStatus::Restarting,
             Phase::Ended(End { by: EndedBy::Lost, .. }) => RunStatus::Lost,
@@ -490,7 +509,7 @@ impl RunState {
 
     fn end(&self) -> Option<&End> {
         match &self.phase {
-            Phase::Restarting { end, .. } | Phase::Ended(end) => Some(end),
+            Phase::Unclaimed { end, .. } | Phase::Restarting { end, .. } | Phase::Ended(end) => Some(end),
             _ => None,
         }
     }
@@ -501,6 +520,7 @@ impl RunState {
             Phase::Starting { stop } => stop.clone().or_else(origin),
             Phase::Running => origin(),
             Phase::EarlyStopping(StopCause::Rebuild { why }) => Some(why.clone()),
+            Phase::Unclaimed { why, .. } => Some(format!("{why}; its client may start the next")),
             Phase::EarlyStopping(StopCause::Asked { reason } | StopCause::Alone { reason })
             | Phase::Stopping { reason } => Some(reason.clone()),
             Phase::Restarting { why, waits_for, .. } => Some(format!("{why}; waits for {waits_for}")),

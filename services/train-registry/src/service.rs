@@ -12,7 +12,7 @@ use wire::cancel::Cancel;
 use wire::event::DevEvent;
 use wire::message::Never;
 use wire::run::{
-    GetRun, ListRuns, LogPage, Newest, NewestBuild, ReadLog, RunRefusal, StartRun, StopAll, StopRun,
+    ClaimRun, GetRun, ListRuns, LogPage, Newest, NewestBuild, ReadLog, RunRefusal, StartRun, StopAll, StopRun,
 };
 use wire::{ControlPlane, Rebuild, Run, Trouble};
 
@@ -55,6 +55,8 @@ pub struct Handle {
     pub stop_run: Inbox<StopRun>,
     /// Entrance for [`StopAll`].
     pub stop_all: Inbox<StopAll>,
+    /// Entrance for [`ClaimRun`].
+    pub claim_run: Inbox<ClaimRun>,
     /// Entrance for [`ListRuns`].
     pub list_runs: Inbox<ListRuns>,
     /// Entrance for [`GetRun`].
@@ -91,6 +93,7 @@ pub fn start(settings: Settings, peers: Peers) -> Handle {
     let doors = Doors {
         start_run: Inbox::new(INBOX),
         stop_run: Inbox::new(INBOX),
+        claim_run: Inbox::new(INBOX),
         stop_all: Inbox::new(INBOX),
         list_runs: Inbox::new(INBOX),
         get_run: Inbox::new(INBOX),
@@ -104,14 +107,15 @@ pub fn start(settings: Settings, peers: Peers) -> Handle {
         Ok(())
     };
     let part = Part::start("train-registry", Policy::default(), life).expect("its first life needs nothing");
-    let Doors { start_run, stop_run, stop_all, list_runs, get_run, read_log, newest } = inboxes;
-    Handle { events, start_run, stop_run, stop_all, list_runs, get_run, read_log, newest, part }
+    let Doors { start_run, stop_run, claim_run, stop_all, list_runs, get_run, read_log, newest } = inboxes;
+    Handle { events, start_run, stop_run, claim_run, stop_all, list_runs, get_run, read_log, newest, part }
 }
 
 #[derive(Clone)]
 struct Doors {
     start_run: Inbox<StartRun>,
     stop_run: Inbox<StopRun>,
+    claim_run: Inbox<ClaimRun>,
     stop_all: Inbox<StopAll>,
     list_runs: Inbox<ListRuns>,
     get_run: Inbox<GetRun>,
@@ -123,6 +127,7 @@ impl Doors {
     fn lead_to(&self, life: &Life, actor: &Addr<Registry>) {
         life.answer(&self.start_run, actor);
         life.answer(&self.stop_run, actor);
+        life.answer(&self.claim_run, actor);
         life.answer(&self.stop_all, actor);
         life.answer(&self.list_runs, actor);
         life.answer(&self.get_run, actor);
@@ -141,7 +146,7 @@ impl Actor for Registry {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.spawn(Rc::clone(&self.core).follow().into_actor(self));
         let core = Rc::clone(&self.core);
-        ctx.spawn(async move { core.retain_again().await }.into_actor(self));
+        ctx.spawn(async move { core.retain().await }.into_actor(self));
     }
 }
 
@@ -165,6 +170,18 @@ impl Handler<Envelope<StopRun>> for Registry {
         self.core.life.answering(async move {
             let (ask, _held) = envelope.open();
             core.stop_run(ask).await
+        })
+    }
+}
+
+impl Handler<Envelope<ClaimRun>> for Registry {
+    type Result = Answering<Result<(), RunRefusal>>;
+
+    fn handle(&mut self, envelope: Envelope<ClaimRun>, _: &mut Context<Self>) -> Self::Result {
+        let core = Rc::clone(&self.core);
+        self.core.life.answering(async move {
+            let (ClaimRun { run }, _held) = envelope.open();
+            core.claim_run(run).await
         })
     }
 }

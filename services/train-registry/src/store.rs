@@ -54,6 +54,9 @@ pub(crate) struct Saved {
     pub(crate) phase: Phase,
     /// Its job is known to be terminal, or a cancel stands in the outbox.
     pub(crate) settled: bool,
+    /// Its request said that it starts the next.
+    #[serde(default)]
+    pub(crate) claimed: bool,
 }
 
 /// The table's writing end. One task writes, in order; what changed in one go is one transaction.
@@ -191,7 +194,7 @@ async fn connect(file: &Path) -> Result<SqlitePool, String> {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(BUSY_LIMIT);
-    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await;
+    let pool = database::pool_options().max_connections(1).connect_with(options).await;
     let pool = pool.map_err(|error| error.to_string())?;
     let table = "create table if not exists runs (run text primary key, state text not null) strict";
     sqlx::query(table).execute(&pool).await.map_err(|error| error.to_string())?;
@@ -199,9 +202,9 @@ async fn connect(file: &Path) -> Result<SqlitePool, String> {
 }
 
 async fn load(pool: &SqlitePool) -> sqlx::Result<Vec<Saved>> {
-    // Ids sort by time. A run that has not ended is never too old.
+    // Ids sort by time. A run of which something is left to be done is never too old.
     let rows = sqlx::query(
-        "select state from runs where json_type(state, '$.phase.Ended') is null
+        "select state from runs where json_type(state, '$.phase.Ended') is null or not json_extract(state, '$.settled')
             or run in (select run from runs order by run desc limit ?) order by run",
     );
     Ok(understood(rows.bind(MAX_READ).fetch_all(pool).await?))

@@ -88,6 +88,7 @@ fn saved(run: &str, phase: Phase) -> Saved {
         replaced_by: None,
         phase,
         settled: false,
+        claimed: false,
     }
 }
 
@@ -157,17 +158,19 @@ async fn what_waits_is_bounded_and_runs_that_go_on_are_kept() {
 }
 
 #[actix_rt::test]
-async fn a_run_that_has_not_ended_is_read_back_however_old_it_is() {
+async fn a_run_of_which_something_is_left_to_be_done_is_read_back_however_old_it_is() {
     let (disk, store) = Disk::with_table().await;
     store.save(saved("r0", Phase::Running));
+    // Its job is not cancelled yet.
+    store.save(saved("r01", ended(EndedBy::Lost)));
     for n in 0..MAX_READ + 5 {
-        store.save(saved(&format!("r1{n:05}"), ended(EndedBy::Finished)));
+        store.save(Saved { settled: true, ..saved(&format!("r1{n:05}"), ended(EndedBy::Finished)) });
     }
     store.flush().await.unwrap();
     store.close().await;
     let (again, saved) = Store::open(&disk.file).await.unwrap();
-    assert_eq!(saved.len(), usize::try_from(MAX_READ).unwrap() + 1);
-    assert_eq!(saved[0].run, "r0".into());
+    assert_eq!(saved.len(), usize::try_from(MAX_READ).unwrap() + 2);
+    assert_eq!((&saved[0].run, &saved[1].run), (&"r0".into(), &"r01".into()));
     again.close().await;
 }
 

@@ -4,11 +4,14 @@
 //! capitals, with two underscores between the parts: `MIDRUN_GATEWAY__PORT`, `MIDRUN_RUN__HOT_SWAP_SIGNAL`. A name
 //! that is not known is an error, not a surprise. Flags are laid on top by the command line, which owns them.
 
-use std::num::NonZero;
-use std::path::{Path, PathBuf};
+mod read;
 
-use config::{Config, File, FileFormat, Value};
+use std::num::NonZero;
+use std::path::PathBuf;
+
 use serde::Deserialize;
+
+pub use read::{load, load_file};
 
 /// Every setting there is.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -214,6 +217,8 @@ pub struct ControlPlane {
     pub host: String,
     /// The port that the one in the server listens on; 0 takes a free one.
     pub port: u16,
+    /// Names, besides loopback ones, under which the one in the server may be reached while it listens on loopback.
+    pub allowed_hosts: Vec<String>,
     /// What trains a job: the builtin executor when empty, else a program and its arguments.
     pub executor: Vec<String>,
     /// Jobs that train at once.
@@ -233,6 +238,7 @@ impl Default for ControlPlane {
             url: None,
             host: "127.0.0.1".into(),
             port: 0,
+            allowed_hosts: Vec::new(),
             executor: Vec::new(),
             max_concurrent_jobs: 2,
             stop_grace_ms: 30_000,
@@ -280,164 +286,12 @@ pub struct SettingsError {
     what: String,
 }
 
-/// The variables that name a control plane on their own.
-const URL_VARIABLES: [&str; 2] = ["MIDRUN_CONTROL_PLANE_URL", "ARKOR_CLOUD_API_URL"];
-/// The variable that names the file with the services' secret.
-const TOKEN_FILE_VARIABLE: &str = "MIDRUN_PEER_TOKEN_FILE";
-
-/// Reads the settings of the project in `dir` from `midrun.toml` and `variables`.
-///
-/// # Errors
-/// When the file or a variable names no setting, or a value is not of its setting's kind.
-pub fn load(
-    dir: &Path,
-    variables: impl IntoIterator<Item = (String, String)>,
-) -> Result<Settings, SettingsError> {
-    load_file(&dir.join("midrun.toml"), false, variables)
-}
-
-/// Reads the settings from `file`, which must be there if it is `required`, and `variables`.
-///
-/// # Errors
-/// As for [`load`]; and when a required file cannot be read.
-pub fn load_file(
-    file: &Path,
-    required: bool,
-    variables: impl IntoIterator<Item = (String, String)>,
-) -> Result<Settings, SettingsError> {
-    let mut layers =
-        Config::builder().add_source(File::new(&file.to_string_lossy(), FileFormat::Toml).required(required));
-    let mut named = Vec::new();
-    let mut url = None;
-    for (name, text) in variables {
-        if let Some(rank) = URL_VARIABLES.iter().position(|known| *known == name) {
-            if url.as_ref().is_none_or(|(best, _)| rank < *best) && !text.is_empty() {
-                url = Some((rank, text));
-            }
-        } else if name == TOKEN_FILE_VARIABLE {
-            named.push((name, "peers.tokenFile".to_owned(), text));
-        } else if let Some(path) = setting_of(&name) {
-            named.push((name, path, text));
-        }
-    }
-    let wrong = |error: config::ConfigError| SettingsError { what: error.to_string() };
-    if let Some((_, url)) = url {
-        layers = layers.set_override("controlPlane.url", url).map_err(wrong)?;
-    }
-    for (name, path, text) in named {
-        let value = Value::new(Some(&name), kind_of(&text));
-        layers = layers.set_override(path, value).map_err(wrong)?;
-    }
-    let merged = layers.build().map_err(wrong)?;
-    merged.try_deserialize().map_err(|error: config::ConfigError| SettingsError {
-        what: format!("{error} (settings come from {} and MIDRUN_* variables)", file.display()),
-    })
-}
-
-/// `MIDRUN_RUN__HOT_SWAP_SIGNAL` is `run.hotSwapSignal`; a variable without two underscores is no setting.
-fn setting_of(variable: &str) -> Option<String> {
-    let path = variable.strip_prefix("MIDRUN_")?;
-    path.contains("__").then(|| path.split("__").map(camel).collect::<Vec<_>>().join("."))
-}
-
-fn camel(part: &str) -> String {
-    let mut words = part.split('_').map(str::to_ascii_lowercase);
-    let mut name = words.next().unwrap_or_default();
-    for word in words {
-        let mut letters = word.chars();
-        name.extend(letters.next().map(|first| first.to_ascii_uppercase()));
-        name.push_str(letters.as_str());
-    }
-    name
-}
-
-/// A variable's text as the value it looks like, so that lists and numbers can be given.
-fn kind_of(text: &str) -> config::ValueKind {
-    match text.parse::<toml::Value>() {
-        Ok(toml::Value::Integer(number)) => config::ValueKind::I64(number),
-        Ok(toml::Value::Boolean(flag)) => config::ValueKind::Boolean(flag),
-        Ok(toml::Value::Array(items)) => {
-            let texts =
-                items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned));
-            config::ValueKind::Array(
-                texts.map(|text| Value::new(None, config::ValueKind::String(text))).collect(),
-            )
-        }
-        _ => config::ValueKind::String(text.to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn load_with(file: Option<&str>, variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
-        let dir = tempfile::tempdir().unwrap();
-        if let Some(text) = file {
-            std::fs::write(dir.path().join("midrun.toml"), text).unwrap();
-        }
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        load(dir.path(), variables)
-    }
-
     #[test]
-    fn nothing_said_is_the_defaults() {
-        assert_eq!(load_with(None, &[("MIDRUN_RUN_ID", "r1"), ("HOME", "/h")]).unwrap(), Settings::default());
-    }
-
-    #[test]
-    fn a_variable_overrides_the_file_which_overrides_the_default() {
-        let file = "[gateway]\nport = 5000\nhost = \"::1\"\n[run]\nhotSwapSignal = \"SIGUSR1\"\n";
-        let settings = load_with(
-            Some(file),
-            &[
-                ("MIDRUN_GATEWAY__PORT", "6000"),
-                ("MIDRUN_GATEWAY__ALLOWED_HOSTS", "[\"a.lan\", \"b.lan\"]"),
-                ("MIDRUN_RUN__HOT_ONLY", "true"),
-                ("MIDRUN_RUN__LOG_CAP_MB", "3"),
-                ("MIDRUN_RESTART__FROM", "scratch"),
-            ],
-        )
-        .unwrap();
-        assert_eq!(settings.gateway.port, 6000);
-        assert_eq!(settings.gateway.host, "::1");
-        assert_eq!(settings.gateway.allowed_hosts, ["a.lan", "b.lan"]);
-        assert!(settings.run.hot_only);
-        assert_eq!(settings.run.log_cap(), 3 << 20);
-        assert_eq!(settings.restart.from, RestartFrom::Scratch);
-        assert_eq!(settings.run.hot_swap_signal_number().unwrap(), 10);
-        assert_eq!(settings.build, Build::default());
-    }
-
-    #[test]
-    fn the_control_plane_has_a_variable_of_its_own() {
-        let ours = ("MIDRUN_CONTROL_PLANE_URL", "https://ours");
-        let theirs = ("ARKOR_CLOUD_API_URL", "https://theirs");
-        for (variables, want) in [
-            (vec![theirs], "https://theirs"),
-            (vec![ours, theirs], "https://ours"),
-            (vec![theirs, ours], "https://ours"),
-        ] {
-            let settings = load_with(Some("[controlPlane]\nurl = \"https://file\"\n"), &variables).unwrap();
-            assert_eq!(settings.control_plane.url.as_deref(), Some(want));
-        }
-    }
-
-    #[test]
-    fn what_is_not_known_is_named() {
-        let cases = [
-            (Some("[gateway]\nprot = 1\n"), vec![], "prot"),
-            (Some("[gateway]\nport = \"many\"\n"), vec![], "port"),
-            (Some("[gateway\n"), vec![], "midrun.toml"),
-            (None, vec![("MIDRUN_GATEWAY__PROT", "1")], "prot"),
-            (None, vec![("MIDRUN_RUN__LOG_CAP_MB", "0")], "zero"),
-            (None, vec![("MIDRUN_GATEWAY__PORT", "many")], "port"),
-            (Some("[restart]\nfrom = \"nowhere\"\n"), vec![], "checkpoint"),
-        ];
-        for (file, variables, word) in cases {
-            let error = load_with(file, &variables).unwrap_err().to_string();
-            assert!(error.contains(word), "{error}");
-        }
+    fn a_signal_that_kills_is_refused() {
         let run = Run { hot_swap_signal: "SIGKILL".into(), ..Run::default() };
         assert!(run.hot_swap_signal_number().unwrap_err().to_string().contains("SIGUSR1"));
     }

@@ -174,6 +174,21 @@ impl Wire for StopRun {
     type Refusal = RunRefusal;
 }
 
+/// The request that a run belongs to has seen the run's end and starts the next itself, if one is to be started. Until it
+/// says so the run may be the server's to restart: the request may be gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRun {
+    /// Which.
+    pub run: RunId,
+}
+
+impl Wire for ClaimRun {
+    const NAME: &'static str = "claim-run";
+    const REPEATABLE: bool = true;
+    type Reply = ();
+    type Refusal = RunRefusal;
+}
+
 /// Stop every live run and start none from now on; for the end of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopAll {
@@ -229,9 +244,6 @@ pub struct ReadLog {
     pub max_bytes: u32,
     /// How long to wait for a record when there is none yet, milliseconds.
     pub wait_ms: u32,
-    /// Whether the reader is the request that the run belongs to, which is there as long as it reads.
-    #[serde(default)]
-    pub holds: bool,
 }
 
 impl Wire for ReadLog {

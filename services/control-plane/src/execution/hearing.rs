@@ -66,7 +66,9 @@ impl<'a> Hearing<'a> {
         cancel: CancellationToken,
         ended: CancellationToken,
     ) -> Result<Self, sqlx::Error> {
-        let history = patiently(core, || core.store.history(job.ord)).await?;
+        let mut history = patiently(core, || core.store.history(job.ord)).await?;
+        // What this life logged is heard once all the same; it may log a step twice, as for an evaluation.
+        history.last_logged_step = life.logged;
         if job.status.is_terminal() {
             ended.cancel();
         }

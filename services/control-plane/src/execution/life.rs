@@ -57,13 +57,15 @@ pub(super) fn place_of(core: &Core, job: &Job, life: &Life) -> Place {
     Place::new(core.job_dir(&job.id).join(LIVES).join(id), socket)
 }
 
-/// Starts an executor of `job` in a host, to go on from `resume`. An inner error says why there is none.
+/// Starts an executor of `job` in a host, to go on from `resume`. There is no connection to one that was done before it
+/// could be made. An inner error says why there is no host.
 pub(super) async fn begin(
     core: &Core,
     job: &Job,
     resume: Option<ResumePoint>,
-) -> Result<Result<(Life, Started), String>, sqlx::Error> {
-    let life = Life::new(RunId::fresh());
+) -> Result<Result<(Life, Option<Started>), String>, sqlx::Error> {
+    let logged = patiently(core, || core.store.history(job.ord)).await?.last_logged_step;
+    let life = Life::new(RunId::fresh(), logged);
     let place = place_of(core, job, &life);
     let (job_dir, order) = (core.job_dir(&job.id), order(job, resume));
     let keeping = place.clone();
@@ -78,7 +80,11 @@ pub(super) async fn begin(
     };
     patiently(core, || core.store.begin_life(job.ord, &life)).await?;
     let started = place.start(&core.settings.hosts.command, &spec, Some(&core.job_marker(&job.id))).await;
-    Ok(started.map(|started| (life, started)).map_err(|why| format!("the executor cannot be hosted: {why}")))
+    Ok(match started {
+        Ok(started) => Ok((life, Some(started))),
+        Err(_) if place.log().exists() => Ok((life, None)),
+        Err(why) => Err(format!("the executor cannot be hosted: {why}")),
+    })
 }
 
 /// Makes the life's folder in place of earlier ones, which are accounted for, and writes the order into it.

@@ -64,7 +64,7 @@ pub(crate) async fn run(core: Arc<Core>, job: Job, cancel: CancellationToken) {
 pub(crate) async fn take_up(core: Arc<Core>, job: Job, life: Life, cancel: CancellationToken) {
     let id = job.id.clone();
     let place = life::place_of(&core, &job, &life);
-    report(&id, Box::pin(attend(core, job, life, place, None, cancel)).await);
+    report(&id, Box::pin(attend(core, job, life, place, Source::Earlier, cancel)).await);
 }
 
 fn report(job: &str, outcome: Result<(), sqlx::Error>) {
@@ -83,10 +83,18 @@ async fn begin(core: Arc<Core>, job: Job, cancel: CancellationToken) -> Result<(
     match life::begin(&core, &job, resume).await? {
         Ok((life, started)) => {
             let place = life::place_of(&core, &job, &life);
-            attend(core, job, life, place, Some(started), cancel).await
+            attend(core, job, life, place, Source::Begun(started), cancel).await
         }
         Err(why) => settle(&core, &job, Fate::Over(Event::failed(&why))).await,
     }
+}
+
+/// Where a life comes from.
+enum Source {
+    /// It was begun just now, in a host that there is a connection to unless it is done already.
+    Begun(Option<Started>),
+    /// An earlier control plane left it.
+    Earlier,
 }
 
 /// Hears the life until its executor is gone, stopping it when that is asked, and accounts for it.
@@ -95,12 +103,14 @@ async fn attend(
     job: Job,
     life: Life,
     place: Place,
-    started: Option<Started>,
+    source: Source,
     cancel: CancellationToken,
 ) -> Result<(), sqlx::Error> {
-    let is_ours = started.is_some();
-    let (child, stream): (Option<Child>, Option<UnixStream>) =
-        started.map_or((None, None), |started| (Some(started.child), Some(started.stream)));
+    let is_ours = matches!(source, Source::Begun(_));
+    let (child, stream): (Option<Child>, Option<UnixStream>) = match source {
+        Source::Begun(Some(started)) => (Some(started.child), Some(started.stream)),
+        Source::Begun(None) | Source::Earlier => (None, None),
+    };
     if patiently(&core, || core.store.reread(job.ord)).await?.cancel_requested_at.is_some() {
         cancel.cancel();
     }
@@ -165,8 +175,10 @@ async fn leave(child: Option<Child>, place: &Place) {
 
 /// Where a new life starts: the job's own newest checkpoint, else the one that it was created to start from.
 async fn resume_point(core: &Core, job: &Job) -> Result<Option<ResumePoint>, sqlx::Error> {
-    let own = patiently(core, || core.store.checkpoint(job.ord, None)).await?;
-    Ok(own.filter(|point| Path::new(&point.dir).is_dir()).or_else(|| job.resume_point()))
+    let own = patiently(core, || core.store.checkpoints(job.ord)).await?;
+    // One may have been removed by hand.
+    let there = own.into_iter().find(|point| Path::new(&point.dir).is_dir());
+    Ok(there.or_else(|| job.resume_point()))
 }
 
 /// Does `statement` until the database takes it: a full or failing disk may be mended, and the executor goes on

@@ -1,5 +1,6 @@
 //! Jobs: create, list, show, cancel.
 
+use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -70,11 +71,16 @@ pub(super) async fn create(
         client_run_id: body.client_run_id,
         resume,
     };
-    match core.store.create_job(new).await? {
-        Created::New(job) => {
-            core.bell.notify_one();
-            Ok(HttpResponse::Created().json(one(job)))
+    let creating = core.get_ref().clone();
+    let created = async move {
+        let created = creating.store.create_job(new).await?;
+        if let Created::New(_) = created {
+            creating.bell.notify_one();
         }
+        Ok(created)
+    };
+    match core.finish(created).await? {
+        Created::New(job) => Ok(HttpResponse::Created().json(one(job))),
         Created::Existing(job) => Ok(HttpResponse::Ok().json(one(job))),
         Created::NoCheckpoint => Err(Refusal::NotFound(
             "resumeFrom: that checkpoint was removed just now; name a newer one".into(),
@@ -192,7 +198,7 @@ pub(super) async fn cancel(
     Scope(project): Scope,
     id: web::Path<String>,
 ) -> Result<HttpResponse, Refusal> {
-    cancel_which(&core, &project.id, Which::Id(&id)).await
+    cancel_which(core, project.id, Key::Id(id.into_inner())).await
 }
 
 #[derive(Deserialize)]
@@ -208,30 +214,45 @@ pub(super) async fn cancel_run(
     query: web::Query<CancelQuery>,
 ) -> Result<HttpResponse, Refusal> {
     check_length("clientRunId", &query.client_run_id, NAME_CHARACTERS)?;
-    cancel_which(&core, &project.id, Which::ClientRunId(&query.client_run_id)).await
+    cancel_which(core, project.id, Key::ClientRunId(query.into_inner().client_run_id)).await
+}
+
+/// [`Which`], for as long as it takes.
+enum Key {
+    Id(String),
+    ClientRunId(String),
 }
 
 /// 200 when the job is cancelled now, 202 when its executor still has to stop, also when that was asked before.
-async fn cancel_which(core: &Core, project: &str, which: Which<'_>) -> Result<HttpResponse, Refusal> {
-    match core.store.cancel_job(project, which).await? {
-        Cancelling::Done(job) => {
-            core.heads.publish(job.ord, job.last_seq);
-            Ok(HttpResponse::Ok().json(one(job)))
+async fn cancel_which(core: Shared, project: String, key: Key) -> Result<HttpResponse, Refusal> {
+    let cancelling = core.get_ref().clone();
+    let cancelled = async move {
+        let which = match &key {
+            Key::Id(id) => Which::Id(id),
+            Key::ClientRunId(id) => Which::ClientRunId(id),
+        };
+        match cancelling.store.cancel_job(&project, which).await? {
+            Cancelling::Done(job) => {
+                cancelling.heads.publish(job.ord, job.last_seq);
+                Ok((StatusCode::OK, job))
+            }
+            Cancelling::Underway(job) => {
+                cancelling.stop_executor(job.ord);
+                Ok((StatusCode::ACCEPTED, job))
+            }
+            Cancelling::Ended(job) => {
+                Err(Refusal::Conflict(format!("job {} is over: it is {}", job.id, job.status.as_str())))
+            }
+            Cancelling::NoJob => Err(match &key {
+                Key::Id(id) => Refusal::no_job(id),
+                Key::ClientRunId(id) => Refusal::NotFound(format!(
+                    "no job was created with clientRunId {id:?}; if one still is, it will be cancelled at once"
+                )),
+            }),
         }
-        Cancelling::Underway(job) => {
-            core.stop_executor(job.ord);
-            Ok(HttpResponse::Accepted().json(one(job)))
-        }
-        Cancelling::Ended(job) => {
-            Err(Refusal::Conflict(format!("job {} is over: it is {}", job.id, job.status.as_str())))
-        }
-        Cancelling::NoJob => Err(match which {
-            Which::Id(id) => Refusal::no_job(id),
-            Which::ClientRunId(id) => Refusal::NotFound(format!(
-                "no job was created with clientRunId {id:?}; if one still is, it will be cancelled at once"
-            )),
-        }),
-    }
+    };
+    let (status, job) = core.finish(cancelled).await?;
+    Ok(HttpResponse::build(status).json(one(job)))
 }
 
 /// Not a `Value`: the config goes out byte for byte as it came.

@@ -125,6 +125,17 @@ impl Store {
         Ok(row.map(|(step, dir)| ResumePoint { dir, step }))
     }
 
+    /// The checkpoints of `job`, newest first.
+    pub(crate) async fn checkpoints(&self, job: i64) -> Result<Vec<ResumePoint>, sqlx::Error> {
+        let rows: Vec<(i64, String)> = sqlx::query_as(
+            "SELECT step, dir FROM checkpoints WHERE job = $1 AND removed_at IS NULL ORDER BY step DESC",
+        )
+        .bind(job)
+        .fetch_all(&self.read)
+        .await?;
+        Ok(rows.into_iter().map(|(step, dir)| ResumePoint { dir, step }).collect())
+    }
+
     /// The steps that `job` has checkpoints of: the newest `limit`, newest first.
     pub(crate) async fn checkpoint_steps(&self, job: i64, limit: i64) -> Result<Vec<i64>, sqlx::Error> {
         sqlx::query_scalar(
@@ -159,14 +170,6 @@ impl Store {
         .bind(&job.id)
         .fetch_all(&self.write)
         .await
-    }
-
-    /// The folders of the checkpoints that `job` has.
-    pub(crate) async fn checkpoint_dirs(&self, job: i64) -> Result<Vec<String>, sqlx::Error> {
-        sqlx::query_scalar("SELECT dir FROM checkpoints WHERE job = $1 AND removed_at IS NULL")
-            .bind(job)
-            .fetch_all(&self.read)
-            .await
     }
 
     /// The jobs that have more than `keep` checkpoints.

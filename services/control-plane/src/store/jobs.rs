@@ -152,14 +152,17 @@ impl Store {
 
     /// Takes the oldest queued job and makes it `running`.
     pub(crate) async fn claim_job(&self) -> Result<Option<Job>, sqlx::Error> {
+        // In a transaction, whose commit says whether it is one.
+        let mut tx = self.write.begin().await?;
         let claimed: Option<Job> = sqlx::query_as(
             "UPDATE jobs SET status = 'running', started_at = COALESCE(started_at, $1)
              WHERE ord = (SELECT ord FROM jobs WHERE status = 'queued' ORDER BY ord LIMIT 1)
              RETURNING *",
         )
         .bind(wire::now())
-        .fetch_optional(&self.write)
+        .fetch_optional(&mut *tx)
         .await?;
+        tx.commit().await?;
         if let Some(job) = &claimed {
             self.tell(job.ord);
         }
@@ -210,22 +213,28 @@ impl Store {
         .await
     }
 
-    /// Puts a job without an executor where it can go on: cancelled if that was asked for, else queued again.
-    pub(crate) async fn take_up_job(&self, job: Job) -> Result<JobStatus, sqlx::Error> {
-        let ord = job.ord;
+    /// Puts a job without an executor where it can go on; it is as it is then.
+    pub(crate) async fn take_up_job(&self, ord: i64) -> Result<Job, sqlx::Error> {
         let mut tx = self.write.begin().await?;
-        let status = if job.cancel_requested_at.is_some() {
-            cancel_in(&mut tx, job).await?.status
-        } else {
-            sqlx::query("UPDATE jobs SET status = 'queued' WHERE ord = $1")
-                .bind(job.ord)
-                .execute(&mut *tx)
-                .await?;
-            JobStatus::Queued
-        };
+        let job = requeue_in(&mut tx, ord).await?;
         tx.commit().await?;
         self.tell(ord);
-        Ok(status)
+        Ok(job)
+    }
+}
+
+/// Queues a running job again, or cancels it if that was asked for; leaves others as they are.
+pub(super) async fn requeue_in(tx: &mut Transaction<'static, Sqlite>, ord: i64) -> Result<Job, sqlx::Error> {
+    // Written first: what is decided from the row still holds when the transaction ends.
+    let requeued: Option<Job> =
+        sqlx::query_as("UPDATE jobs SET status = 'queued' WHERE ord = $1 AND status = 'running' RETURNING *")
+            .bind(ord)
+            .fetch_optional(&mut **tx)
+            .await?;
+    match requeued {
+        Some(job) if job.cancel_requested_at.is_some() => cancel_in(tx, job).await,
+        Some(job) => Ok(job),
+        None => sqlx::query_as("SELECT * FROM jobs WHERE ord = $1").bind(ord).fetch_one(&mut **tx).await,
     }
 }
 

@@ -5,6 +5,7 @@ use wire::RunId;
 
 use super::Store;
 use super::events::{Appended, Entry, append_in};
+use super::jobs::requeue_in;
 use crate::job::Job;
 
 /// An executor in its host, and how far it is heard.
@@ -20,12 +21,14 @@ pub(crate) struct Life {
     pub(crate) stderr: Vec<u8>,
     /// It was asked to stop.
     pub(crate) asked: bool,
+    /// The last step that the job's earlier lives have logged.
+    pub(crate) logged: Option<i64>,
 }
 
 impl Life {
-    /// One of which nothing is heard yet.
-    pub(crate) fn new(id: RunId) -> Self {
-        Self { id, heard: 0, stdout: Vec::new(), stderr: Vec::new(), asked: false }
+    /// One of which nothing is heard yet, of a job that has logged its steps up to `logged`.
+    pub(crate) fn new(id: RunId, logged: Option<i64>) -> Self {
+        Self { id, heard: 0, stdout: Vec::new(), stderr: Vec::new(), asked: false, logged }
     }
 }
 
@@ -37,14 +40,15 @@ struct Row {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     asked: bool,
+    logged: Option<i64>,
 }
 
 impl Store {
     /// Records that `job` gets an executor. To be done before it is started.
     pub(crate) async fn begin_life(&self, job: i64, life: &Life) -> Result<(), sqlx::Error> {
         sqlx::query(
-            "INSERT INTO lives (job, id, heard, stdout, stderr, asked) VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (job) DO UPDATE SET id = $2, heard = $3, stdout = $4, stderr = $5, asked = $6",
+            "INSERT INTO lives (job, id, heard, stdout, stderr, asked, logged) VALUES ($1, $2, $3, $4, $5, $6, $7)
+             ON CONFLICT (job) DO UPDATE SET id = $2, heard = $3, stdout = $4, stderr = $5, asked = $6, logged = $7",
         )
         .bind(job)
         .bind(life.id.as_str())
@@ -52,6 +56,7 @@ impl Store {
         .bind(&life.stdout)
         .bind(&life.stderr)
         .bind(life.asked)
+        .bind(life.logged)
         .execute(&self.write)
         .await?;
         Ok(())
@@ -62,16 +67,16 @@ impl Store {
     pub(crate) async fn lives(&self) -> Result<Vec<(Job, Life)>, sqlx::Error> {
         let rows: Vec<Row> = sqlx::query_as("SELECT * FROM lives ORDER BY job").fetch_all(&self.read).await?;
         let mut lives = Vec::with_capacity(rows.len());
-        for Row { job, id, heard, stdout, stderr, asked } in rows {
-            let life =
-                Life { id: id.into(), heard: u64::try_from(heard).unwrap_or(0), stdout, stderr, asked };
+        for Row { job, id, heard, stdout, stderr, asked, logged } in rows {
+            let heard = u64::try_from(heard).unwrap_or(0);
+            let life = Life { id: id.into(), heard, stdout, stderr, asked, logged };
             lives.push((self.reread(job).await?, life));
         }
         Ok(lives)
     }
 
-    /// Records that the executor of `job` is gone: appends `last` if there is one, and with `again` queues the job,
-    /// unless it is over, to get another one.
+    /// Records that the executor of `job` is gone: appends `last` if there is one, and with `again` queues the job to
+    /// get another one, unless it is over or to be cancelled.
     pub(crate) async fn settle(
         &self,
         job: i64,
@@ -79,15 +84,16 @@ impl Store {
         again: bool,
     ) -> Result<Appended, sqlx::Error> {
         let mut tx = self.write.begin().await?;
-        let appended = append_in(&mut tx, job, last.map_or(&[], std::slice::from_ref)).await?;
+        let mut appended = append_in(&mut tx, job, last.map_or(&[], std::slice::from_ref)).await?;
         sqlx::query("DELETE FROM lives WHERE job = $1").bind(job).execute(&mut *tx).await?;
         if again {
-            sqlx::query("UPDATE jobs SET status = 'queued' WHERE ord = $1 AND status = 'running'")
-                .bind(job)
-                .execute(&mut *tx)
-                .await?;
+            let job = requeue_in(&mut tx, job).await?;
+            appended = Appended { last_seq: job.last_seq, terminal: job.status.is_terminal() };
         }
         tx.commit().await?;
+        if last.is_some() || again {
+            self.tell(job);
+        }
         Ok(appended)
     }
 }

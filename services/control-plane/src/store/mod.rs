@@ -13,13 +13,13 @@ mod events;
 mod jobs;
 mod lives;
 mod series;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::time::Duration;
 
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSynchronous};
 
 use tokio::sync::broadcast;
 
@@ -54,7 +54,7 @@ impl Store {
             .busy_timeout(Duration::from_secs(5))
             .foreign_keys(true);
         let pool = |connections, options| {
-            SqlitePoolOptions::new()
+            database::pool_options()
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE_LIMIT)
                 .idle_timeout(None)

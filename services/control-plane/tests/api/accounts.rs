@@ -46,6 +46,25 @@ async fn a_token_is_asked_for_and_known_by_its_digest_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_somebody_else_gets_no_account() {
+    let plane = Plane::start().await;
+    let url = format!("{}/v1/auth/anonymous", plane.handle.url());
+    let port = plane.handle.addr().port();
+    for (header, value) in [
+        ("host", "evil.example".to_owned()),
+        ("host", format!("evil.example:{port}")),
+        ("origin", format!("http://evil.example:{port}")),
+        ("origin", "null".to_owned()),
+    ] {
+        let asked = reqwest::Client::new().post(&url).header(header, &value).json(&json!({ "kind": "cli" }));
+        let (status, body) = answer(asked.send().await.unwrap()).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{header}: {value}: {body}");
+        assert!(body["error"].as_str().unwrap().contains("not allowed"), "{body}");
+    }
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_project_exists_once_and_for_its_org_alone() {
     let plane = Plane::start().await;
     let (one, two) = (plane.user().await, plane.user().await);

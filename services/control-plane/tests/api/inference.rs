@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{Event, Plane, Stream, User, alive, gone, write};
+use crate::harness::{Event, Plane, Stream, User, alive, gone, within, write};
 
 async fn trained(user: &User) -> String {
     let script = json!([["checkpoint", 2], ["checkpoint", 4], ["emit", { "type": "training.completed" }]]);
@@ -146,5 +146,26 @@ async fn a_sampler_ends_with_its_asker_and_gives_up_its_place() {
     gone(pid).await;
     let (status, answer) = user.post("/v1/inference/chat", &chat(&id, "next")).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_asker_that_takes_nothing_keeps_nobody_else_waiting() {
+    let plane = Plane::start_with(|settings| {
+        settings.max_concurrent_samples = 1;
+        settings.sample_limit = Duration::from_secs(2);
+    })
+    .await;
+    let user = plane.user().await;
+    let id = trained(&user).await;
+    let mut endless = chat(&id, "endless");
+    endless["stream"] = true.into();
+    let untaken = user.request(Method::POST, "/v1/inference/chat").json(&endless).send().await.unwrap();
+    assert_eq!(untaken.status(), StatusCode::OK);
+    // Its turn is over with its time, whether it takes the tokens or not.
+    let answered =
+        async { while user.post("/v1/inference/chat", &chat(&id, "1+1=")).await.0 != StatusCode::OK {} };
+    within("another answer", answered).await;
+    drop(untaken);
     plane.stop().await;
 }

@@ -346,6 +346,71 @@ async fn a_job_whose_host_is_killed_goes_on_from_its_newest_checkpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_was_removed_by_hand_is_not_gone_on_from() {
+    let plane = Plane::start().await;
+    let user = plane.user().await;
+    let (begun, gate) = (plane.path("begun"), plane.path("gate"));
+    let script = json!([["logs", 1, 2], ["checkpoint", 2], ["logs", 3, 4], ["checkpoint", 4], ["write", begun, "1"],
+        ["await", gate], ["emit", { "type": "training.completed" }]]);
+    let id = user.job(script).await;
+    let mut stream = user.stream(&id).await;
+    while stream.until("checkpoint.saved").await.step() != Some(4) {}
+    file(&begun).await;
+    let (first, host) = host_of(&plane.dir, &id);
+    std::fs::remove_dir_all(first.join("../../checkpoints/step-4")).unwrap();
+    std::fs::remove_file(&begun).unwrap();
+    process::PidFd::open(&host).unwrap().send(process::signal::SIGKILL).unwrap();
+    file(&begun).await;
+    let (second, _) = host_of(&plane.dir, &id);
+    let order: Value = serde_json::from_slice(&std::fs::read(second.join("order.json")).unwrap()).unwrap();
+    assert_eq!((second != first, &order["resumeFrom"]["step"]), (true, &json!(2)));
+    write(&gate, "").await;
+    let events = user.follow(&id).await;
+    assert_eq!(steps(&events, "training.log"), [1, 2, 3, 4]);
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_is_logged_twice_is_told_twice_whoever_hears_it() {
+    let dir = Folder::new();
+    let victim = Victim::start(dir.path()).await;
+    let user = User::at(victim.url.clone()).await;
+    let gate = dir.path().join("gate");
+    // Its loss first, and then, after an evaluation, the eval loss.
+    let evaluated = json!({ "type": "training.log", "step": 3, "evalLoss": 0.5 });
+    let id = user
+        .job(json!([["logs", 1, 3], ["await", gate], ["emit", evaluated], ["emit", { "type": "training.completed" }]]))
+        .await;
+    let mut stream = user.stream(&id).await;
+    while stream.until("training.log").await.step() != Some(3) {}
+    victim.kill().await;
+    write(&gate, "").await;
+    let handle = open(dir.path()).await;
+    let events = user.at_url(handle.url()).follow(&id).await;
+    assert_whole(&events);
+    assert_eq!(steps(&events, "training.log"), [1, 2, 3, 3]);
+    within("shutdown", handle.shutdown(Duration::from_secs(10))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_done_before_anyone_looked_is_heard() {
+    let log = r#"{"seq":1,"ts":"2026-01-02T03:04:05Z","type":"spawned","pid":1}
+{"seq":2,"ts":"2026-01-02T03:04:05Z","type":"output","stream":"stdout","text":"{\"type\":\"training.completed\"}\n"}
+{"seq":3,"ts":"2026-01-02T03:04:06Z","type":"exit","code":0}
+"#;
+    let plane = Plane::start_with(|settings| {
+        let script = format!("cat > \"$2/events.jsonl\" <<'END'\n{log}END\n");
+        settings.hosts.command = ["sh", "-c", &script, "host"].map(Into::into).to_vec();
+    })
+    .await;
+    let user = plane.user().await;
+    let id = user.job(json!([])).await;
+    let events = user.follow(&id).await;
+    assert_eq!(kinds(&events), ["training.started", "training.completed", "end"]);
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_hosts_are_killed_in_vain_fails_and_says_so() {
     let plane = Plane::start().await;
     let user = plane.user().await;

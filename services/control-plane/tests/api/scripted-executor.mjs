@@ -119,6 +119,7 @@ async function sample({ checkpointDir, prompt, temperature, topP, maxTokens }) {
     emit({ token: String(process.pid) });
     await appearance(prompt.slice(4));
   }
+  while (prompt === "endless") emit({ token: "x".repeat(8192) });
   const weights = readFileSync(join(checkpointDir, "weights"), "utf8");
   const words = [weights, prompt, `t=${temperature}`, `p=${topP}`, `n=${maxTokens}`];
   for (const [index, word] of words.slice(0, maxTokens).entries()) {

@@ -157,5 +157,10 @@ async fn changes_of_jobs_are_told_to_their_owner() {
     let (_, page) = user.get(&format!("/v1/jobs/brief?limit=1&cursor={second}")).await;
     assert_eq!((&page["jobs"][0]["id"], &page["nextCursor"]), (&json!(id), &Value::Null));
     assert_eq!(user.get("/v1/jobs/brief?limit=0").await.0, StatusCode::BAD_REQUEST);
+
+    // One that its executor does not end itself.
+    while changes.next().await.unwrap().data["job"]["status"] != "running" {}
+    assert_eq!(user.cancel(&second).await, StatusCode::ACCEPTED);
+    while changes.next().await.unwrap().data["job"]["status"] != "cancelled" {}
     plane.stop().await;
 }

@@ -118,7 +118,7 @@ async fn a_reader_that_does_not_read_holds_nothing_up() {
     for _ in 0..20 {
         let mut socket = tokio::net::TcpStream::connect(plane.handle.addr()).await.unwrap();
         let request = format!(
-            "GET /v1/jobs/{id}/events/stream?orgSlug={}&projectSlug={} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n",
+            "GET /v1/jobs/{id}/events/stream?orgSlug={}&projectSlug={} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\r\n",
             user.org, user.project, user.token
         );
         socket.write_all(request.as_bytes()).await.unwrap();

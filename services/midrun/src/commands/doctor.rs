@@ -17,8 +17,13 @@ use super::place;
 use super::screen::{Own, Screen};
 use super::{Failure, Outcome, environment, here};
 use crate::project::socket_dir;
-use crate::state::ServerFile;
+use crate::state::{self, ServerFile};
 use crate::{cli, credentials};
+
+const STATE_ADVICE: &str =
+    "make it a folder that you can write to; midrun keeps runs, logs and artifacts there";
+const CONFIG_ADVICE: &str = "set XDG_CONFIG_HOME to a folder that you can write to";
+const RUNTIME_ADVICE: &str = "set XDG_RUNTIME_DIR to a folder that you can write to";
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -89,7 +94,7 @@ async fn examine(
         Err(_) => Settings::default(),
     };
     let mut checks = vec![
-        machine::node(&known.run.node).await,
+        machine::node(&known.run.node, project.unwrap_or(here)).await,
         machine::watches(Path::new(machine::INOTIFY)),
         project::entry(project, here),
         project::settings(&loaded),
@@ -98,8 +103,10 @@ async fn examine(
     ];
     checks.extend(project.map(|project| project::runs(project, server.is_some())));
     checks.extend(project.and_then(|project| project::executors(project, server.is_some())));
-    checks.push(machine::folder("config folder", &folders.config, "XDG_CONFIG_HOME"));
-    checks.push(machine::folder("runtime folder", &folders.runtime, "XDG_RUNTIME_DIR"));
+    let state_dir = state::state_dir(project.unwrap_or(here));
+    checks.push(machine::folder("state folder", &state_dir, STATE_ADVICE));
+    checks.push(machine::folder("config folder", &folders.config, CONFIG_ADVICE));
+    checks.push(machine::folder("runtime folder", &folders.runtime, RUNTIME_ADVICE));
     checks.push(machine::sockets(&folders.runtime));
     checks.push(project::control_plane(known.control_plane.url.as_deref()).await);
     checks
@@ -167,7 +174,7 @@ mod tests {
         let here = dir.path().join("project");
         std::fs::create_dir_all(here.join("src/midrun")).unwrap();
         std::fs::write(here.join("src/midrun/index.ts"), "").unwrap();
-        std::fs::write(here.join("midrun.toml"), "[gateway]\nprot = 1\n").unwrap();
+        std::fs::create_dir(here.join("midrun.toml")).unwrap();
         let folders = UserFolders {
             config: dir.path().join("config/midrun"),
             runtime: dir.path().join("r".repeat(120)),
@@ -180,10 +187,15 @@ mod tests {
         };
         assert_eq!(state("project"), State::Ok);
         assert_eq!(state("settings"), State::Fail);
+        assert_eq!(state("state folder"), State::Ok);
         assert_eq!(state("server"), State::Ok);
         assert_eq!(state("sockets"), State::Fail);
         assert_eq!(state("runs"), State::Ok);
         assert_eq!(state("control plane"), State::Ok);
         assert!(!here.join(".midrun").exists() && !folders.runtime.exists(), "it changes nothing");
+        std::fs::write(here.join(".midrun"), "").unwrap();
+        let checks = examine(Some(&here), &here, &folders, []).await;
+        let state_folder = checks.iter().find(|check| check.name == "state folder").unwrap();
+        assert_eq!(state_folder.state, State::Fail, "{}", state_folder.what);
     }
 }

@@ -1,7 +1,8 @@
 //! `midrun reap`: ends what an absent server left behind. Works with a server and without one.
 //!
 //! What must hold: while it works without a server, none can start; a cancel is in the outbox before its run is killed,
-//! and whoever looks into the outbox next goes on with what could not be delivered here.
+//! and whoever looks into the outbox next goes on with what could not be delivered here. A control plane that ended with
+//! the server is not waited for.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,13 +10,14 @@ use std::time::Duration;
 use cancel_broker::Handle;
 use tokio::time::Instant;
 use train_registry::{Report, Scope};
+use wire::RunId;
 use wire::cancel::Outstanding;
 
 use super::screen::{Own, Screen};
 use super::{Failure, Outcome, here, place};
-use crate::cli;
 use crate::hold::{Busy, Hold};
 use crate::project::Project;
+use crate::{cli, control};
 
 /// How long the control planes have to settle the cancels before this command goes.
 const DELIVERY_LIMIT: Duration = Duration::from_secs(10);
@@ -30,7 +32,7 @@ pub(crate) async fn command(args: cli::Reap) -> Result<Outcome, Failure> {
         return Err(Failure::plain(format!("no project in {} or above it", here.display())));
     };
     let project = Project::open(&root)?;
-    let report = reap(&project, &args).await?;
+    let Reaping { report, outstanding } = reap(&project, &args).await?;
     let mut own = Own::outputs();
     let mut screen = own.screen();
     if args.json {
@@ -38,19 +40,28 @@ pub(crate) async fn command(args: cli::Reap) -> Result<Outcome, Failure> {
     } else {
         tell(&report, args.dry_run, &mut screen)?;
     }
+    tell_outstanding(outstanding, &mut screen);
     Ok(if report.survived { Outcome::FAILED } else { Outcome::DONE })
 }
 
-async fn reap(project: &Project, args: &cli::Reap) -> Result<Report, Failure> {
+/// What came of it.
+#[derive(Default)]
+struct Reaping {
+    report: Report,
+    /// Cancels that the next server has to deliver, those of earlier passes included.
+    outstanding: usize,
+}
+
+async fn reap(project: &Project, args: &cli::Reap) -> Result<Reaping, Failure> {
     let state_dir = project.state_dir();
     if !state_dir.is_dir() {
-        return Ok(Report::default());
+        return Ok(Reaping::default());
     }
     let (hold, server) = holder(&state_dir, args.dry_run)?;
     let broker = Handle::default();
     if !args.dry_run {
         let outbox = state_dir.join("cancels.db");
-        cancel_broker::start(cancel_broker::Settings { outbox }, &broker);
+        cancel_broker::start(cancel_broker::Settings::new(outbox), &broker);
         broker.opened().await.map_err(Failure::plain)?;
     }
     let scope = Scope {
@@ -74,9 +85,14 @@ async fn reap(project: &Project, args: &cli::Reap) -> Result<Report, Failure> {
         hold.release();
     }
     let mut report = reaped?;
-    settle(&mut report, &broker).await;
-    broker.shutdown(CLOSE_LIMIT).await;
-    Ok(report)
+    let mut outstanding = 0;
+    if !args.dry_run {
+        let left = settle(&mut report, &broker, &Away::of(&state_dir)).await;
+        // A server delivers what is in its outbox.
+        outstanding = if server.is_none() { left } else { 0 };
+        broker.shutdown(CLOSE_LIMIT).await;
+    }
+    Ok(Reaping { report, outstanding })
 }
 
 /// Ends the executors of the project's own control plane, which is in its server. Their jobs are not over: the next one
@@ -109,16 +125,53 @@ fn holder(state_dir: &Path, dry_run: bool) -> Result<(Option<Hold>, Option<u32>)
     }
 }
 
-/// Gives the cancels some time to arrive, and says which have.
-async fn settle(report: &mut Report, broker: &Handle) {
+/// The project's own control plane, if nobody runs it: it ended with its server, and is back with the next one.
+struct Away {
+    /// Where it may have been.
+    ports: Vec<u16>,
+}
+
+impl Away {
+    fn of(state_dir: &Path) -> Self {
+        let folder = state_dir.join("control-plane");
+        let ports = match control_plane::Deserted::take(&folder) {
+            Ok(Some(_)) => control::earlier_ports(state_dir),
+            Ok(None) | Err(_) => Vec::new(),
+        };
+        Self { ports }
+    }
+
+    fn is_at(&self, url: &str) -> bool {
+        control::stands_at(&self.ports, url)
+    }
+}
+
+/// Gives the cancels some time to arrive where they can, and says which have. How many are left in the outbox.
+async fn settle(report: &mut Report, broker: &Handle, away: &Away) -> usize {
     let until = Instant::now() + DELIVERY_LIMIT;
-    while report.jobs.iter().any(|job| !job.settled) && Instant::now() < until {
+    let mut left = 0;
+    loop {
+        let mut may_arrive = true;
         if let Ok(outstanding) = broker.outstanding.peer().ask(Outstanding {}).await {
             for job in &mut report.jobs {
                 job.settled = outstanding.iter().all(|cancel| cancel.run != job.run);
             }
+            let is_ours = |run: &RunId| report.jobs.iter().any(|job| job.run == *run);
+            may_arrive = outstanding.iter().any(|cancel| is_ours(&cancel.run) && !away.is_at(&cancel.url));
+            left = outstanding.len();
+        }
+        if !may_arrive || Instant::now() > until {
+            return left;
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn tell_outstanding(cancels: usize, screen: &mut Screen<'_>) {
+    match cancels {
+        0 => {}
+        1 => screen.say("1 cancel is outstanding: the next server delivers it"),
+        more => screen.say(&format!("{more} cancels are outstanding: the next server delivers them")),
     }
 }
 
@@ -166,6 +219,34 @@ mod tests {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         tell(report, dry_run, &mut Screen { out: &mut out, err: &mut err, colours: false }).unwrap();
         String::from_utf8(out).unwrap() + std::str::from_utf8(&err).unwrap()
+    }
+
+    #[test]
+    fn the_control_plane_of_a_server_that_is_gone_is_away() {
+        let state_dir = tempfile::tempdir().unwrap();
+        assert!(!Away::of(state_dir.path()).is_at("http://127.0.0.1:4100"), "there never was one");
+        let folder = state_dir.path().join("control-plane");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("port"), "4100\n4200\n").unwrap();
+        let lock = std::fs::File::create(folder.join("control-plane.lock")).unwrap();
+        let away = Away::of(state_dir.path());
+        assert!(away.is_at("http://127.0.0.1:4100") && away.is_at("http://127.0.0.1:4200"));
+        assert!(!away.is_at("http://127.0.0.1:4300") && !away.is_at("https://plane.example:4100"));
+        lock.lock().unwrap();
+        assert!(!Away::of(state_dir.path()).is_at("http://127.0.0.1:4100"), "somebody runs it");
+    }
+
+    #[test]
+    fn outstanding_cancels_are_told_by_their_number() {
+        let told = |cancels: usize| {
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            tell_outstanding(cancels, &mut Screen { out: &mut out, err: &mut err, colours: false });
+            assert!(out.is_empty());
+            String::from_utf8(err).unwrap()
+        };
+        assert_eq!(told(0), "");
+        assert_eq!(told(1), "1 cancel is outstanding: the next server delivers it\n");
+        assert_eq!(told(2), "2 cancels are outstanding: the next server delivers them\n");
     }
 
     #[test]

@@ -1,23 +1,26 @@
 //! `midrun start`: builds a trainer and runs it in this terminal, with no server.
 //!
-//! The runner is in this terminal's process group, so Ctrl-C is its own to handle. This process stays to lend it a
-//! control plane, and hands on what is sent to this process alone. What must hold: the runner's exit status is this
-//! command's; the runner does not outlive this process; a job that the runner left behind is cancelled.
+//! This process stays to lend the runner a control plane ([`Plane`]) and to hand on what it is sent ([`attend`]). What
+//! must hold: the runner's exit status is this command's; the runner does not outlive this process; a job that the
+//! runner left behind is cancelled.
+
+mod attend;
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use process::{Child, Launch, Spawner};
+use process::Launch;
 use reqwest::{StatusCode, Url};
 use serde_json::Value;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use wire::{ControlPlane, EntryPath, RunId};
 
+use self::attend::attend;
 use super::screen::{Own, Screen};
 use super::{Failure, Outcome, here, place};
 use crate::client::Client;
+use crate::credentials::Lent;
 use crate::project::Project;
 use crate::{cli, control, credentials, sdk};
 
@@ -29,26 +32,37 @@ const TOKEN_VARIABLE: &str = "MIDRUN_CONTROL_PLANE_TOKEN";
 /// Carries out `midrun start`.
 pub(crate) async fn command(args: &cli::Start) -> Result<Outcome, Failure> {
     let (root, entry) = target(&here()?, args.file.as_deref())?;
-    let project = Project::open(&root)?;
+    let project = Project::open(&root)?.with_profile_account();
     let state_dir = project.make_state_dir()?;
+    let node = &project.settings.run.node;
+    manifest_inspector::check_node(node, &project.root).await.map_err(|unfit| unfit.to_string())?;
     let sdk = sdk::make(&project.root, &state_dir)?;
     let artifact = build_watcher::build_once(&project.root, &entry)?;
     let plane = Plane::of(&project, &mut Own::outputs().screen()).await?;
     let run = RunId::fresh();
-    let runner = Launch::new(&project.settings.run.node)
+    let runner = Launch::new(node)
         .arg(&sdk.runner)
         .args(["--artifact", artifact.path.as_str()])
         .current_dir(&project.root);
-    let runner = surroundings(runner, &project, &run)?;
-    let runner = match &plane {
-        Some(plane) => plane.surroundings(runner),
+    let runner = surroundings(runner, &project)?;
+    let lent = plane.as_ref().map(|plane| plane.lend(&state_dir, &run)).transpose()?;
+    let runner = match plane.as_ref().zip(lent.as_ref()) {
+        Some((plane, lent)) => plane.surroundings(runner, lent),
         None => runner,
     };
-    let ended = attend(runner).await;
+    let grace = Duration::from_millis(project.settings.run.kill_grace_ms);
+    let ended = attend(runner, &run, grace).await;
+    drop(lent);
     if let Some(plane) = plane {
         plane.leave(&project, &run, ended.as_ref().is_ok_and(ExitStatus::success)).await;
     }
-    Ok(outcome(ended?))
+    match ended {
+        Ok(status) => Ok(outcome(status)),
+        Err(error) => Err(Failure::with_advice(
+            format!("the runner cannot be started and seen to its end: {error}"),
+            "`midrun doctor` looks for node",
+        )),
+    }
 }
 
 /// The project, and the source file to start from.
@@ -85,11 +99,10 @@ fn target(here: &Path, file: Option<&Path>) -> Result<(PathBuf, EntryPath), Fail
 }
 
 /// What every runner is told, besides where to train.
-fn surroundings(runner: Launch, project: &Project, run: &RunId) -> Result<Launch, Failure> {
+fn surroundings(runner: Launch, project: &Project) -> Result<Launch, Failure> {
     let wanted = &project.settings.run;
     let signal = wanted.hot_swap_signal_number().map_err(|error| Failure::plain(error.to_string()))?;
     Ok(runner
-        .env("MIDRUN_RUN_ID", run.as_str())
         .env("MIDRUN_EARLY_STOP_TIMEOUT_MS", wanted.early_stop_timeout_ms.to_string())
         .env("MIDRUN_HOT_SWAP_SIGNAL", signal.to_string())
         // There is no run-host, even where this is called from within a run.
@@ -99,8 +112,6 @@ fn surroundings(runner: Launch, project: &Project, run: &RunId) -> Result<Launch
 /// A control plane that the runner is told of, where its environment does not say.
 struct Plane {
     at: ControlPlane,
-    /// The file with the token.
-    credentials: PathBuf,
     /// The control plane itself, when it is in this process.
     own: Option<control::Own>,
 }
@@ -112,36 +123,44 @@ impl Plane {
         if std::env::var_os(TOKEN_VARIABLE).is_some_and(|token| !token.is_empty()) {
             return Ok(None);
         }
-        let own_file = project.state_dir().join("control-plane/credentials.json");
-        let configured = project.settings.control_plane.url.is_some();
-        if !configured && let Some(client) = Client::of(&project.root) {
+        if control::elsewhere(project).is_none()
+            && let Some(client) = Client::of(&project.root)
+        {
             let answer: Value = client?.get(&["api", "credentials"]).await?;
             let Some(url) = answer["baseUrl"].as_str() else {
                 return Err(Failure::plain("the running server does not say where its control plane is"));
             };
-            let at = credentials::sign_in(url, &own_file, &project.name(), true).await?;
-            return Ok(Some(Self { at, credentials: own_file, own: None }));
+            // It may have been told of another one than its own, which must not see the project's account.
+            let file = credentials::user_config_dir().join("credentials.json");
+            let (file, is_own) = control::account_at(project, url, file);
+            let at = credentials::sign_in(url, &file, &project.name(), is_own).await?;
+            return Ok(Some(Self { at, own: None }));
         }
         let (at, own) = control::connect_once(project).await;
         let Some(at) = at else {
             screen.say(
                 "there is no control plane to train on. A trainer that needs none runs all the same; for the others, \
-                 correct MIDRUN_CONTROL_PLANE_URL or controlPlane.url in midrun.toml, or leave both out",
+                 correct what is said above",
             );
             return Ok(None);
         };
-        let credentials =
-            if configured { credentials::user_config_dir().join("credentials.json") } else { own_file };
-        Ok(Some(Self { at, credentials, own: Some(own) }))
+        Ok(Some(Self { at, own: Some(own) }))
     }
 
-    fn surroundings(&self, runner: Launch) -> Launch {
+    /// The account, for the runner of `run` alone.
+    fn lend(&self, state_dir: &Path, run: &RunId) -> Result<Lent, Failure> {
+        let file = state_dir.join(format!("start-{run}.json"));
+        Lent::write(file, &self.at)
+            .map_err(|error| Failure::plain(format!("the account cannot be lent to the runner: {error}")))
+    }
+
+    fn surroundings(&self, runner: Launch, lent: &Lent) -> Launch {
         runner
             .env("MIDRUN_CONTROL_PLANE_URL", &self.at.url)
             .env("ARKOR_CLOUD_API_URL", &self.at.url)
             .env("MIDRUN_ORG_SLUG", &self.at.org_slug)
             .env("MIDRUN_PROJECT_SLUG", &self.at.project_slug)
-            .env("MIDRUN_CREDENTIALS_FILE", &self.credentials)
+            .env("MIDRUN_CREDENTIALS_FILE", lent.path())
     }
 
     /// Cancels what a runner that ended badly may have left behind, and takes down what is ours.
@@ -170,58 +189,6 @@ async fn cancel(at: &ControlPlane, run: &RunId) -> Result<(), String> {
         StatusCode::NOT_FOUND | StatusCode::CONFLICT => Ok(()),
         status if status.is_success() => Ok(()),
         status => Err(format!("it answered {status}")),
-    }
-}
-
-/// Starts `runner` and stays until it has ended.
-async fn attend(runner: Launch) -> Result<ExitStatus, Failure> {
-    let failed = |error: std::io::Error| {
-        Failure::with_advice(
-            format!("the runner cannot be started: {error}"),
-            "`midrun doctor` looks for node",
-        )
-    };
-    // Before the runner is there: from now on the terminal's signals are its own.
-    let mut signals = Signals::arm().map_err(failed)?;
-    let runner = runner.dies_with_parent(process::signal::SIGTERM);
-    let mut runner = Spawner::get().spawn(runner).await.map_err(failed)?;
-    loop {
-        tokio::select! {
-            ended = runner.wait() => {
-                return ended.map_err(|error| Failure::plain(format!("the runner's end was not seen: {error}")));
-            }
-            () = signals.for_us_alone() => hand_on(&runner),
-        }
-    }
-}
-
-/// A runner that has just ended needs it no more.
-fn hand_on(runner: &Child) {
-    let _ = runner.pidfd().send(process::signal::SIGTERM);
-}
-
-/// The signals that end a program, which must not end this one before its runner.
-struct Signals {
-    terminate: Signal,
-    _for_the_runner: [Signal; 3],
-}
-
-impl Signals {
-    fn arm() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            // A terminal sends these to the runner too.
-            _for_the_runner: [
-                signal(SignalKind::interrupt())?,
-                signal(SignalKind::quit())?,
-                signal(SignalKind::hangup())?,
-            ],
-        })
-    }
-
-    /// SIGTERM: no terminal sends it, so nobody else got it.
-    async fn for_us_alone(&mut self) {
-        self.terminate.recv().await;
     }
 }
 
@@ -259,13 +226,10 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn the_runners_end_is_ours() {
-        for (script, want) in [("exit 7", 7), ("kill -KILL $$", 137), ("true", 0)] {
-            let ended = attend(Launch::new("sh").args(["-c", script])).await.unwrap();
-            assert_eq!(outcome(ended), Outcome::of_run(want), "{script}");
+    #[test]
+    fn the_runners_end_is_ours() {
+        for (status, want) in [(7 << 8, 7), (9, 137), (0, 0)] {
+            assert_eq!(outcome(ExitStatus::from_raw(status)), Outcome::of_run(want), "{status}");
         }
-        let missing = attend(Launch::new("no-such-program-anywhere")).await;
-        assert!(matches!(missing, Err(Failure::Failed { advice: Some(_), .. })));
     }
 }

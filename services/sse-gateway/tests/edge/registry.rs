@@ -23,8 +23,11 @@ struct Book {
     runs: HashMap<RunId, (Run, Vec<Record>, bool)>,
     order: Vec<RunId>,
     stops: Vec<StopRun>,
+    claims: Vec<RunId>,
     starts: Vec<StartRun>,
     refuse: Option<RunRefusal>,
+    /// No run is found, as in a registry that has not taken up its runs.
+    blind: bool,
 }
 
 /// What the test does to the registry, and sees of it.
@@ -110,6 +113,15 @@ impl Registry {
         self.newest_inbox.point_at(desk.recipient());
     }
 
+    /// From now on it knows of no run.
+    pub(crate) fn lose_sight(&self) {
+        self.change(|book| book.blind = true);
+    }
+
+    pub(crate) fn see_again(&self) {
+        self.change(|book| book.blind = false);
+    }
+
     pub(crate) fn peers(
         &self,
         control_plane: watch::Receiver<Option<ControlPlane>>,
@@ -118,6 +130,13 @@ impl Registry {
         Peers {
             start: self.start.peer(),
             stop: self.stop.peer(),
+            claim: Peer::fake({
+                let registry = self.clone();
+                move |ClaimRun { run }| {
+                    registry.change(|book| book.claims.push(run));
+                    Ok(())
+                }
+            }),
             list: self.list.peer(),
             get: self.get.peer(),
             read_log: self.read_log.peer(),
@@ -214,6 +233,21 @@ impl Registry {
         self.until(|book| (book.stops.len() >= count).then(|| book.stops.clone())).await
     }
 
+    /// Waits until the registry has taken note that `run` is to stop.
+    pub(crate) async fn is_stopping(&self, run: &RunId) {
+        self.until(|book| (book.runs[run].0.status == RunStatus::Stopping).then_some(())).await;
+    }
+
+    /// The runs whose clients start the next.
+    pub(crate) fn claims(&self) -> Vec<RunId> {
+        self.book.lock().unwrap().claims.clone()
+    }
+
+    /// The same, once there are `count` of them.
+    pub(crate) async fn claimed(&self, count: usize) -> Vec<RunId> {
+        self.until(|book| (book.claims.len() >= count).then(|| book.claims.clone())).await
+    }
+
     pub(crate) fn stops(&self) -> Vec<StopRun> {
         self.book.lock().unwrap().stops.clone()
     }
@@ -263,7 +297,7 @@ impl Registry {
 
     async fn on_read(self, envelope: Envelope<ReadLog>) -> Answer<ReadLog> {
         let (message, _held) = envelope.open();
-        let ReadLog { run, after, max_bytes, wait_ms, hint: _, holds: _ } = message;
+        let ReadLog { run, after, max_bytes, wait_ms, hint: _ } = message;
         let deadline = tokio::time::Instant::now() + Duration::from_millis(wait_ms.into());
         let mut changed = self.changed.subscribe();
         loop {
@@ -286,7 +320,8 @@ impl Book {
     }
 
     fn find(&mut self, run: &RunId) -> Result<&mut (Run, Vec<Record>, bool), RunRefusal> {
-        self.runs.get_mut(run).ok_or_else(|| RunRefusal::NotFound { run: run.clone() })
+        let found = self.runs.get_mut(run).filter(|_| !self.blind);
+        found.ok_or_else(|| RunRefusal::NotFound { run: run.clone() })
     }
 
     fn page(&mut self, run: &RunId, after: u64, max_bytes: u32) -> Result<LogPage, RunRefusal> {

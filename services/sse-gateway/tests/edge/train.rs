@@ -46,6 +46,21 @@ async fn the_output_comes_byte_for_byte_and_then_the_exit() {
     assert_eq!(soon(answer.bytes()).await.unwrap(), expected);
     edge.until_metric(r#"midrun_sse_clients{stream="train"}"#, 0).await;
     assert_eq!(edge.registry.stops(), [], "a run that ended is not stopped");
+    assert!(edge.registry.claims().contains(&run), "whoever was told of the end starts the next");
+}
+
+#[actix_web::test]
+async fn a_client_that_does_not_read_keeps_its_run_all_the_same() {
+    let edge = edge();
+    let answer = soon(edge.post("/api/train", "{}").send()).await.unwrap();
+    let run = edge.registry.started(1).await;
+    // More than fits between the two.
+    for _ in 0..500 {
+        edge.registry.print(&run, &"z".repeat(10_000));
+    }
+    edge.registry.exit(&run, 0);
+    assert_eq!(edge.registry.claimed(1).await, std::slice::from_ref(&run));
+    drop(answer);
 }
 
 #[actix_web::test]
@@ -150,6 +165,56 @@ async fn a_stop_reaches_a_registry_that_was_away() {
     edge.registry.come_back();
     assert_eq!(edge.registry.stopped(1).await.len(), 1);
     assert_eq!(edge.metric("midrun_train_stops_failed_total").await, 0);
+}
+
+#[actix_web::test]
+async fn a_stop_outlasts_the_patience_of_every_reader() {
+    let edge = edge_with(|settings| settings.limits.patience = Duration::from_millis(200));
+    let mut clients = Vec::new();
+    for count in 1..=3 {
+        let mut raw = train(&edge).await;
+        raw.until("\r\n\r\n").await;
+        clients.push((raw, edge.registry.started(count).await));
+    }
+    edge.registry.go_away();
+    let (first, run) = clients.remove(0);
+    drop(first);
+    edge.until_metric("midrun_train_stops_total", 1).await;
+    // Each of these gives its log up after the patience, which begins when the one before has given up.
+    for (mut raw, run) in clients {
+        edge.registry.print(&run, "more");
+        raw.until("\n---\nerror=").await;
+    }
+    edge.until_metric("midrun_train_stops_total", 3).await;
+    edge.registry.come_back();
+    let stops = edge.registry.stopped(3).await;
+    assert!(stops.iter().any(|stop| stop.run == run), "{stops:?}");
+    assert_eq!(edge.metric("midrun_train_stops_failed_total").await, 0);
+}
+
+#[actix_web::test]
+async fn a_registry_that_does_not_know_the_run_yet_is_asked_again() {
+    let edge = edge();
+    let mut raw = train(&edge).await;
+    raw.until("\r\n\r\n").await;
+    let run = edge.registry.started(1).await;
+    edge.registry.lose_sight();
+    drop(raw);
+    edge.registry.stopped(2).await;
+    edge.registry.see_again();
+    edge.registry.is_stopping(&run).await;
+    assert_eq!(edge.metric("midrun_train_stops_failed_total").await, 0);
+}
+
+#[actix_web::test]
+async fn a_run_that_the_registry_never_knows_is_given_up_and_counted() {
+    let edge = edge_with(|settings| settings.limits.patience = Duration::from_millis(200));
+    let mut raw = train(&edge).await;
+    raw.until("\r\n\r\n").await;
+    edge.registry.started(1).await;
+    edge.registry.lose_sight();
+    drop(raw);
+    edge.until_metric("midrun_train_stops_failed_total", 1).await;
 }
 
 #[actix_web::test]

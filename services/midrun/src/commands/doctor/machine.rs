@@ -2,17 +2,13 @@
 
 use std::net::{TcpListener, ToSocketAddrs as _};
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
 
+use manifest_inspector::UnfitNode;
 use nix::unistd::{AccessFlags, access};
 
 use super::Check;
 use crate::state::ServerFile;
 
-/// The oldest node that runs the SDK.
-const OLDEST_NODE: (u64, u64) = (20, 3);
-const NODE_LIMIT: Duration = Duration::from_secs(10);
 /// Where the system says how much may be watched.
 pub(super) const INOTIFY: &str = "/proc/sys/fs/inotify";
 const ENOUGH_WATCHES: u64 = 8_192;
@@ -20,44 +16,12 @@ const ENOUGH_INSTANCES: u64 = 64;
 /// The longest path of a Unix socket, bytes: the system's 108 with the closing NUL.
 const LONGEST_SOCKET_PATH: usize = 107;
 
-const NODE_ADVICE: &str = "install Node.js 20.3 or newer, or name one: MIDRUN_RUN__NODE=/path/to/node";
-
-/// Whether `program` is a node that is new enough.
-pub(super) async fn node(program: &Path) -> Check {
-    let shown = program.display();
-    let asked = tokio::process::Command::new(program)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    match tokio::time::timeout(NODE_LIMIT, asked).await {
-        Ok(Ok(said)) if said.status.success() => {
-            version_check(&String::from_utf8_lossy(&said.stdout), program)
-        }
-        Ok(Ok(said)) => Check::fail("node", format!("{shown} --version fails: {}", said.status), NODE_ADVICE),
-        Ok(Err(error)) => Check::fail("node", format!("{shown} cannot be started: {error}"), NODE_ADVICE),
-        Err(_) => Check::fail(
-            "node",
-            format!("{shown} --version took more than {} s", NODE_LIMIT.as_secs()),
-            NODE_ADVICE,
-        ),
+/// Whether `program`, started in `folder`, is a node that is new enough.
+pub(super) async fn node(program: &Path, folder: &Path) -> Check {
+    match manifest_inspector::check_node(program, folder).await {
+        Ok(version) => Check::ok("node", version),
+        Err(unfit) => Check::fail("node", unfit.what, UnfitNode::ADVICE),
     }
-}
-
-fn version_check(said: &str, program: &Path) -> Check {
-    let said = said.trim();
-    let mut numbers = said.trim_start_matches('v').split('.').map(str::parse::<u64>);
-    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
-        return Check::fail(
-            "node",
-            format!("{} says {said:?}, which is no version", program.display()),
-            NODE_ADVICE,
-        );
-    };
-    if (major, minor) < OLDEST_NODE {
-        return Check::fail("node", format!("{said} is too old"), NODE_ADVICE);
-    }
-    Check::ok("node", said)
 }
 
 /// Whether the system, whose limits stand in `folder`, lets files be watched.
@@ -111,11 +75,11 @@ pub(super) fn port(gateway: &settings::Gateway, server: Option<&ServerFile>) -> 
     }
 }
 
-/// Whether `path` can be written, or made where it is missing; `variable` decides where it is.
-pub(super) fn folder(name: &'static str, path: &Path, variable: &str) -> Check {
-    let advice = format!("set {variable} to a folder that you can write to");
-    // What is missing is made in the nearest folder that is there.
-    let nearest = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+/// Whether `path` can be written, or made where it is missing.
+pub(super) fn folder(name: &'static str, path: &Path, advice: &str) -> Check {
+    // What is missing is made in the nearest folder that is there. A link to nothing is in the way of one.
+    let is_there = |folder: &&Path| folder.symlink_metadata().is_ok();
+    let nearest = path.ancestors().find(is_there).unwrap_or(Path::new("/"));
     match access(nearest, AccessFlags::W_OK | AccessFlags::X_OK) {
         _ if !nearest.is_dir() => Check::fail(name, format!("{} is no folder", nearest.display()), advice),
         Ok(()) => Check::ok(name, path.display().to_string()),
@@ -144,27 +108,11 @@ mod tests {
     use std::path::PathBuf;
 
     #[tokio::test]
-    async fn a_node_is_asked_for_its_version() {
+    async fn a_node_that_is_missing_is_told_with_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
-        let program = |name: &str, script: &str| {
-            use std::os::unix::fs::PermissionsExt as _;
-            let path = dir.path().join(name);
-            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-            path
-        };
-        for (script, state) in [
-            ("echo v20.3.0", State::Ok),
-            ("echo v100.0.1", State::Ok),
-            ("echo v20.2.9", State::Fail),
-            ("echo v8.17.0", State::Fail),
-            ("echo hello", State::Fail),
-            ("exit 3", State::Fail),
-        ] {
-            assert_eq!(node(&program("node", script)).await.state, state, "{script}");
-        }
-        let missing = node(&dir.path().join("none")).await;
-        assert_eq!(missing.state, State::Fail);
+        assert_eq!(node(Path::new("node"), dir.path()).await.state, State::Ok);
+        let missing = node(&dir.path().join("none"), dir.path()).await;
+        assert_eq!((missing.state, missing.what.contains("was not found")), (State::Fail, true));
         assert!(missing.advice.unwrap().contains("MIDRUN_RUN__NODE"));
     }
 
@@ -203,10 +151,14 @@ mod tests {
     fn folders_need_not_exist_but_must_be_possible() {
         let dir = tempfile::tempdir().unwrap();
         let possible = dir.path().join("a/b/midrun");
-        assert_eq!(folder("x", &possible, "V").state, State::Ok);
+        assert_eq!(folder("x", &possible, "mend it").state, State::Ok);
         assert!(!dir.path().join("a").exists());
         std::fs::write(dir.path().join("file"), "").unwrap();
-        assert_eq!(folder("x", &dir.path().join("file/midrun"), "V").state, State::Fail);
+        std::os::unix::fs::symlink("nowhere", dir.path().join("link")).unwrap();
+        for odd in ["file", "file/midrun", "link", "link/midrun"] {
+            let check = folder("x", &dir.path().join(odd), "mend it");
+            assert_eq!((check.state, check.advice.as_deref()), (State::Fail, Some("mend it")), "{odd}");
+        }
     }
 
     #[test]

@@ -37,14 +37,29 @@ pub(super) fn entry(project: Option<&Path>, here: &Path) -> Check {
     }
 }
 
-/// Whether the settings can be read.
+/// Whether the settings can be read, and a server can work with them.
 pub(super) fn settings(loaded: &Result<Settings, SettingsError>) -> Check {
-    match loaded {
-        Ok(_) => Check::ok("settings", "midrun.toml and MIDRUN_* variables are understood"),
-        Err(error) => {
-            Check::fail("settings", error.to_string(), "correct that name or value, or take it out")
-        }
+    let advice = "correct that name or value, or take it out";
+    match loaded.as_ref().map_err(ToString::to_string).and_then(usable) {
+        Ok(()) => Check::ok("settings", "midrun.toml and MIDRUN_* variables are understood"),
+        Err(why) => Check::fail("settings", why, advice),
     }
+}
+
+/// # Errors
+/// Why a server would refuse them.
+fn usable(settings: &Settings) -> Result<(), String> {
+    settings.run.hot_swap_signal_number().map_err(|error| error.to_string())?;
+    for (name, hosts) in [
+        ("gateway.allowedHosts", &settings.gateway.allowed_hosts),
+        ("controlPlane.allowedHosts", &settings.control_plane.allowed_hosts),
+    ] {
+        guard::HostGuard::new(hosts).map_err(|error| format!("{name}: {error}"))?;
+    }
+    if settings.gateway.workers == 0 {
+        return Err("gateway.workers is 0; at least one thread has to serve requests".to_owned());
+    }
+    Ok(())
 }
 
 /// Whether the project's server answers, if one is running.
@@ -228,6 +243,22 @@ mod tests {
     const OUTPUT: &str =
         r#"{"seq":1,"ts":"2026-01-02T03:04:05.678Z","type":"output","stream":"stdout","text":"exit"}"#;
     const EXIT: &str = r#"{"seq":2,"ts":"2026-01-02T03:04:05.678Z","type":"exit","code":0}"#;
+
+    #[test]
+    fn settings_that_no_server_can_work_with_are_told() {
+        assert_eq!(settings(&Ok(Settings::default())).state, State::Ok);
+        let mut odd = [Settings::default(), Settings::default(), Settings::default()];
+        odd[0].run.hot_swap_signal = "SIGKILL".to_owned();
+        odd[1].gateway.allowed_hosts = vec!["http://x/".to_owned()];
+        odd[2].gateway.workers = 0;
+        for (odd, name) in
+            odd.into_iter().zip(["run.hotSwapSignal", "gateway.allowedHosts", "gateway.workers"])
+        {
+            let check = settings(&Ok(odd));
+            assert_eq!(check.state, State::Fail);
+            assert!(check.what.contains(name), "{}", check.what);
+        }
+    }
 
     #[test]
     fn runs_without_a_server_are_told() {

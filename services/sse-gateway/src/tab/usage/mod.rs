@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, stream};
+use process::ExactTimers;
 use serde_json::json;
 use wire::RunId;
 use wire::run::GetRun;
@@ -38,11 +39,22 @@ struct Watch {
     /// A look was told, so the next one is not due yet.
     looked: bool,
     over: bool,
+    /// Its looks are at an even pace, and what it starts has the usual timers.
+    _exact: ExactTimers,
 }
 
 pub(super) fn say(edge: Arc<Edge>, run: RunId) -> impl Stream<Item = Said> {
     let source = Source::new(format!("usage:{run}"));
-    let watch = Watch { edge, run, source, gpus: Gpus::default(), before: None, looked: false, over: false };
+    let watch = Watch {
+        edge,
+        run,
+        source,
+        gpus: Gpus::default(),
+        before: None,
+        looked: false,
+        over: false,
+        _exact: ExactTimers::hold(),
+    };
     stream::unfold(watch, |mut watch| async move {
         let said = watch.next().await?;
         Some((said, watch))

@@ -1,8 +1,9 @@
 //! A fleet that takes up the runs of an earlier one.
 
 use serde_json::json;
-use wire::Artifact;
+use wire::log::Record;
 use wire::manifest::Manifest;
+use wire::{Artifact, BuildId, ControlPlane, StopMode};
 
 use super::*;
 
@@ -181,48 +182,105 @@ fn restarts(effects: &[Effect]) -> bool {
     effects.iter().any(|effect| matches!(effect, Effect::Start(_)))
 }
 
-/// Has a rebuild stop the run, and the run end well at `now`.
-fn replaced(fleet: &mut Fleet, run: &RunId, now: Moment) -> Vec<Effect> {
-    fleet.rebuilt(rebuild("b", 0.2), "index.ts", now);
+/// Has a rebuild stop the run, and the run end well.
+fn replaced(fleet: &mut Fleet, run: &RunId) -> Vec<Effect> {
+    fleet.rebuilt(rebuild("b", 0.2), "index.ts", NOW);
     assert_eq!(fleet.view(run).unwrap().status, wire::RunStatus::EarlyStopping);
-    fleet.happened(run, &Step::Exit { code: 0, signal: None }, now)
+    fleet.happened(run, &Step::Exit { code: 0, signal: None }, NOW)
+}
+
+/// A run that belongs to a request.
+fn of_a_request() -> (Fleet, RunId) {
+    let mut fleet = fleet();
+    fleet.rebuilt(rebuild("a", 0.1), "index.ts", NOW);
+    let wish = Wish {
+        entry: ENTRY.into(),
+        shown_entry: "index.ts".into(),
+        file: None,
+        restarts: false,
+        trace: TraceContext::default(),
+    };
+    let run = fleet.start(wish, NOW).unwrap().0;
+    fleet.happened(&run, &ready(), NOW);
+    (fleet, run)
+}
+
+fn awaits(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::AwaitClaim(_)))
 }
 
 #[test]
-fn a_run_whose_request_is_gone_is_restarted_by_the_server() {
-    let seconds = |seconds: u64| Moment(seconds * 1_000_000);
-    let of_a_request = || {
-        let mut fleet = fleet();
-        fleet.rebuilt(rebuild("a", 0.1), "index.ts", NOW);
-        let wish = Wish {
-            entry: ENTRY.into(),
-            shown_entry: "index.ts".into(),
-            file: None,
-            restarts: false,
-            trace: TraceContext::default(),
-        };
-        let run = fleet.start(wish, seconds(1)).unwrap().0;
-        fleet.happened(&run, &ready(), seconds(1));
-        (fleet, run)
-    };
-    let (mut first, run) = of_a_request();
-    assert!(!restarts(&replaced(&mut first, &run, seconds(60))), "its client starts the next");
-    let (mut first, run) = of_a_request();
-    first.hold(&run, seconds(80));
-    assert!(!restarts(&replaced(&mut first, &run, seconds(160))));
-    let (mut first, run) = of_a_request();
-    assert!(restarts(&replaced(&mut first, &run, seconds(160))), "nobody has read its log for long");
+fn a_run_that_its_request_claims_is_not_restarted_by_the_server() {
+    for claimed_first in [true, false] {
+        let (mut fleet, run) = of_a_request();
+        if claimed_first {
+            assert!(fleet.claim(&run).unwrap().is_empty());
+        }
+        let effects = replaced(&mut fleet, &run);
+        assert!(!restarts(&effects));
+        assert_eq!(awaits(&effects), !claimed_first);
+        let effects = fleet.claim(&run).unwrap();
+        assert_eq!(
+            effects.iter().any(|it| matches!(it, Effect::NotRestarted("client-restarts"))),
+            !claimed_first
+        );
+        let view = fleet.view(&run).unwrap();
+        assert_eq!(view.status, wire::RunStatus::Exited);
+        assert!(view.reason.unwrap().ends_with("its client starts the next"));
+        assert!(fleet.unclaimed(&run, NOW).is_empty());
+        assert!(!restarts(&fleet.rebuilt(rebuild("c", 0.3), "index.ts", NOW)));
+    }
+}
 
-    let (first, run) = of_a_request();
-    let taken_up = || {
+#[test]
+fn a_run_that_its_request_does_not_claim_is_restarted_by_the_server() {
+    let (mut fleet, run) = of_a_request();
+    assert!(awaits(&replaced(&mut fleet, &run)));
+    let view = fleet.view(&run).unwrap();
+    assert_eq!((view.status, view.exit_code), (wire::RunStatus::EarlyStopping, Some(0)));
+    assert!(!restarts(&fleet.rebuilt(rebuild("c", 0.3), "index.ts", NOW)), "its request may be there");
+    assert!(restarts(&fleet.unclaimed(&run, NOW)));
+    assert!(fleet.unclaimed(&run, NOW).is_empty());
+    assert!(fleet.claim(&run).unwrap().is_empty(), "too late");
+}
+
+#[test]
+fn a_run_that_ended_while_no_registry_was_there_may_be_claimed_too() {
+    let (mut first, run) = of_a_request();
+    first.rebuilt(rebuild("b", 0.2), "index.ts", NOW);
+    let taken_up = |log: &[Record], saved: Saved| {
         let mut second = fleet();
-        second.restore(first.saved(&run).unwrap(), &steps(vec![ready()]), seconds(2));
-        second
+        let effects = second.restore(saved, log, NOW);
+        second.rebuilt(rebuild("b", 0.2), "index.ts", NOW);
+        (second, effects)
     };
-    assert!(restarts(&replaced(&mut taken_up(), &run, seconds(3))), "its request died with the server");
-    let mut second = taken_up();
-    second.hold(&run, seconds(3));
-    assert!(!restarts(&replaced(&mut second, &run, seconds(4))), "only the registry was started again");
+    let log = steps(vec![ready(), Step::Exit { code: 0, signal: None }]);
+    let (mut second, effects) = taken_up(&log, first.saved(&run).unwrap());
+    assert!(awaits(&effects) && !restarts(&effects));
+    second.claim(&run).unwrap();
+    assert_eq!(second.view(&run).unwrap().status, wire::RunStatus::Exited);
+    let (mut second, _) = taken_up(&log, first.saved(&run).unwrap());
+    assert!(restarts(&second.unclaimed(&run, NOW)));
+    // The registry ended while it waited.
+    replaced(&mut first, &run);
+    let (mut third, effects) = taken_up(&log, first.saved(&run).unwrap());
+    assert!(awaits(&effects));
+    assert!(restarts(&third.unclaimed(&run, NOW)));
+}
+
+#[test]
+fn a_run_that_waits_for_its_claim_can_be_stopped() {
+    for stop_all in [true, false] {
+        let (mut fleet, run) = of_a_request();
+        replaced(&mut fleet, &run);
+        if stop_all {
+            fleet.stop_all(StopMode::Checkpoint, NOW);
+        } else {
+            fleet.stop(&run, StopMode::Now, "enough", NOW).unwrap();
+        }
+        assert_eq!(fleet.view(&run).unwrap().status, wire::RunStatus::Exited);
+        assert!(fleet.unclaimed(&run, NOW).is_empty());
+    }
 }
 
 #[test]
@@ -252,9 +310,77 @@ fn the_files_that_runs_were_started_from_are_needed_while_a_run_of_them_is_not_o
     let run = first.start(wish, NOW).unwrap().0;
     let mut second = fleet();
     second.restore(first.saved(&run).unwrap(), &steps(vec![ready()]), NOW);
-    assert_eq!(second.needed(), BTreeSet::from([file.clone()]));
+    assert_eq!(second.named(), BTreeSet::from([file.clone()]));
     assert!(matches!(second.retain(), Some(Effect::Retain(hashes)) if hashes == ["a".into()]));
     let effects = second.happened(&run, &Step::Exit { code: 0, signal: None }, NOW);
-    assert!(second.needed().is_empty());
+    assert!(!second.needs(&file));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Unwatch(entry) if *entry == file)));
+}
+
+#[test]
+fn a_stop_that_could_not_be_put_on_record_is_decided_anew() {
+    let mut fleet = fleet();
+    let run = started(&mut fleet);
+    fleet.happened(&run, &ready(), NOW);
+    fleet.rebuilt(rebuild("b", 0.2), "index.ts", NOW);
+    fleet.rebuilt(rebuild("c", 0.1), "index.ts", NOW);
+    fleet.not_stopped(&run).expect("a rebuild asked for it");
+    let swapped = |effects: &[Effect]| match effects {
+        [Effect::Swap { code, .. }] => Some(code.artifact.content_hash.clone()),
+        _ => None,
+    };
+    assert_eq!(swapped(&fleet.reconsider(&run, NOW)), Some("c".into()), "its config is the run's own again");
+    assert!(fleet.reconsider(&run, NOW).is_empty(), "it was told");
+}
+
+#[test]
+fn what_a_request_said_is_known_to_the_next_server() {
+    let (mut first, run) = of_a_request();
+    first.claim(&run).unwrap();
+    first.rebuilt(rebuild("b", 0.2), "index.ts", NOW);
+    let mut second = fleet();
+    let effects = second.restore(
+        first.saved(&run).unwrap(),
+        &steps(vec![ready(), Step::Exit { code: 0, signal: None }]),
+        NOW,
+    );
+    assert!(!restarts(&effects) && !awaits(&effects));
+    assert!(second.view(&run).unwrap().reason.unwrap().ends_with("its client starts the next"));
+}
+
+#[test]
+fn a_run_that_is_stopped_before_it_is_started_was_ended_by_whoever_stopped_it() {
+    for mode in [StopMode::Checkpoint, StopMode::Now] {
+        let mut fleet = fleet();
+        let run = started(&mut fleet);
+        assert!(fleet.is_wanted(&run));
+        fleet.stop(&run, mode, "enough", NOW).unwrap();
+        assert!(!fleet.is_wanted(&run));
+        fleet.not_started(&run, "it was stopped before it was started".into(), NOW);
+        let view = fleet.view(&run).unwrap();
+        assert_eq!((view.ended_by, view.reason.as_deref()), (Some(EndedBy::User), Some("enough")));
+    }
+}
+
+#[test]
+fn a_job_is_cancelled_where_it_is_and_by_nobody_from_elsewhere() {
+    let acts = |url: &str| ControlPlane {
+        url: url.into(),
+        token: wire::Secret::new("s3cret"),
+        org_slug: "mine".into(),
+        project_slug: "p".into(),
+    };
+    let mut fleet = fleet();
+    let run = started(&mut fleet);
+    let job = Step::Job {
+        id: "j".into(),
+        org_slug: Some("ours".into()),
+        project_slug: None,
+        base_url: Some("https://plane.example/".into()),
+    };
+    fleet.happened(&run, &job, NOW);
+    let scope = fleet.job_scope(&run).unwrap();
+    let there = scope.within(&acts("https://plane.example")).unwrap();
+    assert_eq!((there.org_slug.as_str(), there.project_slug.as_str()), ("ours", "p"));
+    assert!(scope.within(&acts("http://127.0.0.1:1")).is_none());
 }

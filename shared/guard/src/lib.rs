@@ -1,22 +1,32 @@
-//! Who may ask at all: allowed host names, and the token.
+//! Which names an HTTP server may be reached under.
 //!
-//! What must hold: a page that reached this server under a foreign name (DNS rebinding), or that runs under a
-//! foreign origin, gets nothing, the page with the token included. The token is compared in constant time.
+//! What must hold: a page that reached the server under a foreign name (DNS rebinding), or that runs under a foreign
+//! origin, gets nothing.
 
+use std::net::SocketAddr;
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::HeaderMap;
 use actix_web::http::{Uri, header};
-use subtle::{Choice, ConstantTimeEq as _};
-use wire::profile::{TOKEN_HEADERS, TOKEN_QUERIES};
-
-use crate::settings::SettingsError;
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpResponse};
+use serde_json::json;
 
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 
-/// The names under which this server may be reached.
+/// The names under which a server may be reached: loopback names always.
 #[derive(Debug, Clone)]
-pub(crate) struct HostGuard {
+pub struct HostGuard {
     others: Vec<Name>,
+    /// Under every name.
+    any: bool,
 }
+
+/// What cannot be the name of a host, with a port or without.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a host name, with or without a port")]
+pub struct NotAHost(pub String);
 
 #[derive(Debug, Clone)]
 struct Name {
@@ -26,35 +36,60 @@ struct Name {
 
 /// Why a request is turned away before anyone looks at it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unwelcome {
+pub enum Unwelcome {
+    /// No `Host`, or several.
     #[error("the request names no host, or more than one")]
     NoHost,
-    #[error("host {0:?} is not allowed here; add it to the gateway's allowed hosts if it should be")]
+    /// Another name than it may be reached under.
+    #[error("host {0:?} is not allowed here")]
     Host(String),
+    /// A page of another origin asks.
     #[error("requests from origin {0:?} are not allowed here")]
     Origin(String),
 }
 
 impl HostGuard {
-    /// A guard that lets loopback names and `allowed` pass.
-    pub(crate) fn new(allowed: &[String]) -> Result<Self, SettingsError> {
+    /// Lets loopback names and `allowed` pass.
+    ///
+    /// # Errors
+    /// The first of `allowed` that is no host's name.
+    pub fn new(allowed: &[String]) -> Result<Self, NotAHost> {
         let name = |text: &String| {
-            let (host, port) = authority(text).ok_or_else(|| SettingsError::Host { host: text.clone() })?;
+            let (host, port) = authority(text).ok_or_else(|| NotAHost(text.clone()))?;
             Ok(Name { host: host.to_owned(), port })
         };
-        Ok(Self { others: allowed.iter().map(name).collect::<Result<_, _>>()? })
+        Ok(Self { others: allowed.iter().map(name).collect::<Result<_, _>>()?, any: false })
+    }
+
+    /// For a server that listens at `address` and has no pages of its own: one that only this machine reaches is reached
+    /// under loopback names, its address and `allowed`; others under any name.
+    ///
+    /// # Errors
+    /// The first of `allowed` that is no host's name.
+    pub fn at(address: SocketAddr, allowed: &[String]) -> Result<Self, NotAHost> {
+        let host = match address {
+            SocketAddr::V4(v4) => v4.ip().to_string(),
+            SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+        };
+        let mut guard = Self::new(allowed)?;
+        guard.others.push(Name { host, port: Some(address.port()) });
+        guard.any = !address.ip().is_loopback();
+        Ok(guard)
+    }
+
+    /// For a server that asks for a secret: it is reached under any name. Pages of another origin speak to it no more
+    /// than to others.
+    pub fn under_any_name() -> Self {
+        Self { others: Vec::new(), any: true }
     }
 
     /// Whether a request with this target and these headers may be looked at.
-    pub(crate) fn admit(&self, target: &Uri, headers: &HeaderMap) -> Result<(), Unwelcome> {
-        let mut hosts = headers.get_all(header::HOST);
-        let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(Unwelcome::NoHost) };
-        let host = String::from_utf8_lossy(host.as_bytes());
-        if !self.knows(&host) {
-            return Err(Unwelcome::Host(host.into_owned()));
-        }
-        if let Some(other) = target.authority().filter(|other| !self.knows(other.as_str())) {
-            return Err(Unwelcome::Host(other.to_string()));
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admit(&self, target: &Uri, headers: &HeaderMap) -> Result<(), Unwelcome> {
+        if !self.any {
+            self.admit_host(target, headers)?;
         }
         for origin in headers.get_all(header::ORIGIN) {
             let origin = String::from_utf8_lossy(origin.as_bytes());
@@ -66,12 +101,43 @@ impl HostGuard {
         Ok(())
     }
 
+    fn admit_host(&self, target: &Uri, headers: &HeaderMap) -> Result<(), Unwelcome> {
+        let mut hosts = headers.get_all(header::HOST);
+        let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(Unwelcome::NoHost) };
+        let host = String::from_utf8_lossy(host.as_bytes());
+        if !self.knows(&host) {
+            return Err(Unwelcome::Host(host.into_owned()));
+        }
+        match target.authority().filter(|other| !self.knows(other.as_str())) {
+            Some(other) => Err(Unwelcome::Host(other.to_string())),
+            None => Ok(()),
+        }
+    }
+
     fn knows(&self, text: &str) -> bool {
         let Some((host, port)) = authority(text) else { return false };
         LOOPBACK.iter().any(|name| name.eq_ignore_ascii_case(host))
             || self.others.iter().any(|name| {
                 name.host.eq_ignore_ascii_case(host) && name.port.is_none_or(|own| port == Some(own))
             })
+    }
+}
+
+/// Around all of a server: answers 403, with the reason as `error`, to whoever `guard` does not let in.
+///
+/// # Errors
+/// Those of `next`.
+pub async fn admit(
+    guard: HostGuard,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    match guard.admit(request.uri(), request.headers()) {
+        Ok(()) => next.call(request).await.map(ServiceResponse::map_into_boxed_body),
+        Err(unwelcome) => {
+            let answer = HttpResponse::Forbidden().json(json!({ "error": unwelcome.to_string() }));
+            Ok(request.into_response(answer))
+        }
     }
 }
 
@@ -90,25 +156,6 @@ fn authority(text: &str) -> Option<(&str, Option<u16>)> {
         Some(_) | None => return None,
     };
     well_formed.then_some((host, port))
-}
-
-/// Whether one of the token headers carries `secret`.
-pub(crate) fn header_token(secret: &str, headers: &HeaderMap) -> bool {
-    any_equal(
-        secret,
-        TOKEN_HEADERS.iter().flat_map(|name| headers.get_all(*name)).map(|value| value.as_bytes()),
-    )
-}
-
-/// Whether one of the token parameters of `query` carries `secret`.
-pub(crate) fn query_token(secret: &str, query: &[(String, String)]) -> bool {
-    let given = query.iter().filter(|(name, _)| TOKEN_QUERIES.contains(&name.as_str()));
-    any_equal(secret, given.map(|(_, value)| value.as_bytes()))
-}
-
-/// Looks at every candidate to its end, whatever the earlier ones were.
-fn any_equal<'a>(secret: &str, given: impl Iterator<Item = &'a [u8]>) -> bool {
-    given.fold(Choice::from(0), |found, token| found | secret.as_bytes().ct_eq(token)).into()
 }
 
 #[cfg(test)]
@@ -188,6 +235,28 @@ mod tests {
     }
 
     #[test]
+    fn only_one_that_others_reach_has_any_name() {
+        let asked = |address: &str, pairs: &[(&str, &str)]| {
+            let guard = HostGuard::at(address.parse().unwrap(), &["plane.lan".to_owned()]).unwrap();
+            guard.admit(&Uri::from_static("/"), &headers(pairs))
+        };
+        for local in ["127.0.0.1:4200", "[::1]:4200", "127.0.1.1:4200"] {
+            for known in ["localhost:4200", local, "plane.lan"] {
+                assert_eq!(asked(local, &[("host", known)]), Ok(()), "{known}");
+            }
+            let foreign = asked(local, &[("host", "evil.com")]);
+            assert_eq!(foreign, Err(Unwelcome::Host("evil.com".to_owned())));
+        }
+        for open in ["0.0.0.0:4200", "192.0.2.1:4200"] {
+            assert_eq!(asked(open, &[("host", "control-plane:4200")]), Ok(()));
+            assert_eq!(asked(open, &[]), Ok(()), "a probe of HTTP/1.0 names none");
+            let page = asked(open, &[("host", "evil.com"), ("origin", "http://evil.com")]);
+            assert_eq!(page, Err(Unwelcome::Origin("http://evil.com".to_owned())));
+        }
+        assert!(HostGuard::at("127.0.0.1:1".parse().unwrap(), &["a b".to_owned()]).is_err());
+    }
+
+    #[test]
     fn a_host_is_named_exactly_once() {
         let here = Uri::from_static("/");
         assert_eq!(guard().admit(&here, &headers(&[])), Err(Unwelcome::NoHost));
@@ -214,25 +283,5 @@ mod tests {
         for foreign in ["null", "http://evil.com", "https://localhost.evil.com", "file://", "localhost", ""] {
             assert_eq!(from(foreign), Err(Unwelcome::Origin(foreign.to_owned())), "{foreign}");
         }
-    }
-
-    #[test]
-    fn only_the_whole_token_is_the_token() {
-        let secret = "0123456789abcdef";
-        for name in TOKEN_HEADERS {
-            assert!(header_token(secret, &headers(&[(name, secret)])), "{name}");
-            for near in ["", "0", "0123456789abcde", "0123456789abcdef0", "0123456789abcdeF"] {
-                assert!(!header_token(secret, &headers(&[(name, near)])), "{near}");
-            }
-        }
-        assert!(header_token(
-            secret,
-            &headers(&[("x-midrun-token", "no"), ("x-arkor-studio-token", secret)])
-        ));
-        assert!(!header_token(secret, &headers(&[("authorization", secret)])));
-        for name in TOKEN_QUERIES {
-            assert!(query_token(secret, &[(name.to_owned(), secret.to_owned())]), "{name}");
-        }
-        assert!(!query_token(secret, &[("key".to_owned(), secret.to_owned())]));
     }
 }

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use wire::log::Record;
 use wire::manifest::Manifest;
 use wire::resume::Started;
-use wire::{Artifact, ResumeFrom};
+use wire::{Artifact, BuildId, Failure, ResumeFrom, StopMode};
 
 use super::*;
 
@@ -99,6 +100,10 @@ enum Act {
         runner: usize,
         mode: StopMode,
     },
+    /// The request that a run belongs to says that it starts the next.
+    Claim(usize),
+    /// A request that a run belonged to has had its time to say so.
+    Unclaimed,
 }
 
 struct World {
@@ -107,6 +112,12 @@ struct World {
     /// Runs a person stopped.
     stopped: Vec<RunId>,
     cancels: Vec<RunId>,
+    /// Runs that belong to requests.
+    requested: Vec<RunId>,
+    /// Those whose requests said that they start the next, in time.
+    claimed: Vec<RunId>,
+    /// Those that were to be asked for after a while.
+    awaited: Vec<RunId>,
     /// Signals that the newest rebuild caused, by run.
     signals: BTreeMap<RunId, u32>,
     clock: u64,
@@ -120,6 +131,9 @@ impl World {
             runners: BTreeMap::new(),
             stopped: Vec::new(),
             cancels: Vec::new(),
+            requested: Vec::new(),
+            claimed: Vec::new(),
+            awaited: Vec::new(),
             signals: BTreeMap::new(),
             clock: 0,
             source: None,
@@ -183,6 +197,8 @@ impl World {
                     if let Some(replaced) = &plan.replaces {
                         assert!(!self.stopped.contains(replaced), "restarted though a person stopped it");
                         assert!(self.runners[replaced].ended, "two runs of one lineage at once");
+                        assert!(!self.claimed.contains(replaced), "its client restarts it too");
+                        assert!(!self.awaited.contains(replaced), "its client may restart it too");
                         let newest = self.source.map(|source| source.good().artifact.content_hash);
                         assert_eq!(Some(&plan.code.artifact.content_hash), newest.as_ref());
                     }
@@ -203,6 +219,10 @@ impl World {
                         reached,
                     };
                     self.runners.insert(plan.run.clone(), runner);
+                }
+                Effect::AwaitClaim(run) => {
+                    assert!(self.requested.contains(&run), "the server's own");
+                    self.awaited.push(run);
                 }
                 Effect::Publish(_) | Effect::Retain(_) | Effect::Unwatch(_) | Effect::NotRestarted(_) => {}
             }
@@ -326,7 +346,10 @@ impl World {
                     trace: TraceContext::default(),
                 };
                 let now = self.now();
-                if let Ok((_, effects)) = self.fleet.start(wish, now) {
+                if let Ok((run, effects)) = self.fleet.start(wish, now) {
+                    if !restarts {
+                        self.requested.push(run);
+                    }
                     self.carry_out(effects, false);
                 }
             }
@@ -367,7 +390,27 @@ impl World {
                     self.carry_out(effects, false);
                 }
             }
+            Act::Claim(n) => {
+                if let Some(run) = self.requested.get(n % self.requested.len().max(1)).cloned() {
+                    self.claim(&run);
+                }
+            }
+            Act::Unclaimed => {
+                if let Some(run) = self.awaited.pop() {
+                    let now = self.now();
+                    let effects = self.fleet.unclaimed(&run, now);
+                    self.carry_out(effects, false);
+                }
+            }
         }
+    }
+
+    fn claim(&mut self, run: &RunId) {
+        if self.awaited.contains(run) || !self.runners[run].ended {
+            self.claimed.push(run.clone());
+        }
+        let effects = self.fleet.claim(run).expect("known");
+        self.carry_out(effects, false);
     }
 
     /// Lets everything that is under way arrive.
@@ -388,6 +431,7 @@ impl World {
                     self.end(&run, 0);
                 }
             }
+            self.act(&Act::Unclaimed);
             if self.clock == before {
                 return;
             }
@@ -409,6 +453,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
             .prop_map(|(runner, code, saved)| Act::Checkpoint { runner, code, saved }),
         1 => any::<usize>().prop_map(Act::Crash),
         1 => (any::<usize>(), mode).prop_map(|(runner, mode)| Act::Stop { runner, mode }),
+        2 => any::<usize>().prop_map(Act::Claim),
+        1 => Just(Act::Unclaimed),
     ];
     prop::collection::vec(act, 1..60)
 }
@@ -436,7 +482,8 @@ proptest! {
         for run in world.fleet.views() {
             let says_where = run.resume.is_some() != run.from_scratch.is_some();
             prop_assert_eq!(run.replaces.is_some(), says_where, "{:?} does not say where it started", run);
-            prop_assert!(!matches!(run.status, wire::RunStatus::Restarting), "{:?} waits though a good build is there", run);
+            let waits = matches!(run.status, wire::RunStatus::Restarting | wire::RunStatus::EarlyStopping);
+            prop_assert!(!waits, "{:?} waits though a good build is there", run);
             if run.ended_by == Some(EndedBy::Failed) {
                 prop_assert!(world.cancels.contains(&run.id), "its job is left behind");
                 prop_assert!(run.reason.is_some(), "no reason a person can read");
@@ -627,6 +674,8 @@ fn a_request_s_run_is_stopped_and_its_client_starts_the_next() {
     let run = world.nth(0).expect("live");
     assert!(world.runners[&run].terminated);
     world.end(&run, 0);
+    world.claim(&run);
+    world.act(&Act::Unclaimed);
     assert_eq!(world.runners.len(), 1, "the server starts no successor");
     let reason = world.fleet.view(&run).expect("known").reason.expect("said");
     assert!(reason.ends_with("its client starts the next"), "{reason}");
