@@ -12,7 +12,7 @@ let stage;
 let page;
 
 before(async () => {
-  stage = await Stage.set();
+  stage = await Stage.set((project) => project.long());
   page = await stage.page();
 });
 

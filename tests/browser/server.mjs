@@ -54,6 +54,11 @@ export class Project {
     return () => writeFileSync(path, before);
   }
 
+  /** Makes the example's training last longer than any test: what is slow is then slow and no more. */
+  long() {
+    this.edit("index.ts", (text) => text.replace("maxSteps: 8000", "maxSteps: 80000"));
+  }
+
   /** Makes the example's training so small that a checkpoint is saved within a second, and endless. */
   small() {
     const changes = {

@@ -11,7 +11,7 @@ mod broken;
 mod command_line;
 mod edge;
 mod endings;
-mod faults;
+pub(crate) mod faults;
 pub(crate) mod frames;
 mod kill;
 mod log;

@@ -123,8 +123,12 @@ async fn has_control_plane(dev: &Dev) -> bool {
 /// Waits until the server has a control plane.
 pub(crate) async fn signed_in(dev: &Dev) {
     let until = Instant::now() + LIMIT;
-    while !has_control_plane(dev).await {
-        assert!(Instant::now() < until, "it does not sign in");
+    loop {
+        let ready = dev.client.get("/readyz").await;
+        if ready.status == 200 && ready.json()["controlPlane"] == true {
+            return;
+        }
+        assert!(Instant::now() < until, "it does not sign in: {}", ready.text());
     }
 }
 

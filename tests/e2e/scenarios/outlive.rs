@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use testkit::{Dev, LIMIT, Midrun, SdkTrainer, Stage, alive, eventually, gone};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::faults::{control_plane, dev_on, signed_in};
 use super::orphans::{pids, reap};
@@ -137,6 +138,63 @@ async fn a_port_that_somebody_took_meanwhile_is_told_of_and_taken_back() {
     let heard =
         |lines: &[&str]| lines.iter().any(|line| *line == format!("LOG v1 {}", away + 1)).then_some(());
     dev.log(&run).await.wait_for_lines("step of the time without an address", heard).await;
+    dev.finish().await;
+}
+
+/// Another program that has `port`: it finds nothing, whatever it is asked for.
+fn stranger_at(port: u16) -> tokio::task::JoinHandle<()> {
+    let listener = TcpListener::bind(("127.0.0.1", port)).expect("nobody has the port now");
+    listener.set_nonblocking(true).expect("any socket can be");
+    let listener = tokio::net::TcpListener::from_std(listener).expect("it is a listener");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            // Who asks may have gone.
+            drop(stream.read(&mut [0; 4096]).await);
+            drop(stream.write_all(answer).await);
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_job_is_cancelled_where_the_control_plane_is_now_and_not_where_somebody_else_answers() {
+    let stage = Stage::sdk(&SdkTrainer::default());
+    let (killed, mut events) = Dev::ready(&stage).await;
+    let run = killed.running(&mut events).await;
+    killed.log(&run).await.wait_for_start("LOG v1 ").await;
+    let job = killed.run(&run).await["jobId"].as_str().expect("it has a job").to_owned();
+    killed.kill().await;
+    let kept = stage.project.dir().join(".midrun/control-plane/port");
+    let kept = std::fs::read_to_string(&kept).expect("the control plane remembers its port");
+    let stranger = stranger_at(kept.trim().parse().expect("a port is a number"));
+
+    let dev = Dev::start(&stage).await;
+    signed_in(&dev).await;
+    assert_eq!(dev.run(&run).await["jobId"], job, "the run goes on");
+    dev.stop_run(&run, "now").await;
+    let mut news = testkit::Sse::open(&dev.client, &format!("/api/jobs/{job}/events"), None).await;
+    news.next_named("training.cancelled").await;
+    stranger.abort();
+    dev.finish().await;
+}
+
+#[tokio::test]
+async fn a_run_whose_socket_was_removed_while_no_server_was_there_is_found_again() {
+    let stage = Stage::sdk(&SdkTrainer::default());
+    let (killed, mut events) = Dev::ready(&stage).await;
+    let run = killed.running(&mut events).await;
+    killed.log(&run).await.wait_for_start("LOG v1 ").await;
+    let runner = pid_in(&killed.run(&run).await);
+    let spec = std::fs::read(stage.project.dir().join(".midrun/runs").join(&run).join("spec.json"));
+    let spec: Value = serde_json::from_slice(&spec.expect("a run has one")).expect("it is JSON");
+    let socket = PathBuf::from(spec["socket"].as_str().expect("a path"));
+    killed.kill().await;
+    // As the system does with the folder that it is in when its user logs out.
+    std::fs::remove_file(&socket).expect("it was there");
+
+    let dev = Dev::start(&stage).await;
+    let found = dev.run(&run).await;
+    assert_eq!((found["status"].as_str(), pid_in(&found)), (Some("running"), runner), "{found}");
     dev.finish().await;
 }
 

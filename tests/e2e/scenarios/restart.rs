@@ -1,6 +1,8 @@
 //! Config edits: the run stops at its next checkpoint and is started again on the new code, by the server.
 
 use serde_json::{Value, json};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, SqliteConnection};
 use testkit::{Brands, Checkpoints, Dev, Layout, SdkTrainer, Stage, Ticker};
 
 use super::frames::{decided, decision, pids, status, successor, swapped};
@@ -75,6 +77,64 @@ async fn a_config_edit_restarts_after_the_checkpoint_with_the_new_config_at_the_
     assert_eq!(signals(&stage, &run), [STOP]);
     dev.stop_run(&next, "now").await;
     status(&mut events, &next, "exited").await;
+    dev.finish().await;
+}
+
+/// The registry's table of runs, on a disk that refuses what is written to it when it is told to. All else can be written.
+struct Table(SqliteConnection);
+
+impl Table {
+    async fn of(stage: &Stage) -> Self {
+        let file = SqliteConnectOptions::new().filename(stage.project.dir().join(".midrun/runs.db"));
+        Self(file.connect().await.expect("the registry has made it"))
+    }
+
+    async fn refuse(&mut self) {
+        for event in ["insert", "update"] {
+            let refuse = format!(
+                "create trigger refuse_{event} before {event} on runs begin select raise(abort, 'disk full'); end"
+            );
+            sqlx::query(AssertSqlSafe(refuse)).execute(&mut self.0).await.expect("it can be written to");
+        }
+    }
+
+    async fn accept(&mut self) {
+        for event in ["insert", "update"] {
+            let accept = format!("drop trigger refuse_{event}");
+            sqlx::query(AssertSqlSafe(accept)).execute(&mut self.0).await.expect("it can be written to");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_restart_that_cannot_be_put_on_record_comes_when_it_can() {
+    let stage = Stage::bare(Layout::Midrun);
+    let (trainer, checkpoint) = held(&stage);
+    let (dev, mut events) = Dev::ready(&stage).await;
+    let run = dev.running(&mut events).await;
+    let mut table = Table::of(&stage).await;
+
+    table.refuse().await;
+    stage.project.write("index.ts", &Ticker { learning_rate: 0.0003, ..trainer }.entry());
+    status(&mut events, &run, "early-stopping").await;
+    // Nobody could restart it after a crash, so it trains on.
+    status(&mut events, &run, "running").await;
+    assert_eq!(signals(&stage, &run), [0_i64; 0]);
+    table.accept().await;
+    status(&mut events, &run, "early-stopping").await;
+    dev.log(&run).await.wait_for_line("EARLY-STOP-ASKED").await;
+
+    table.refuse().await;
+    checkpoint.raise();
+    let waits = events.wait_for("successor that waits", |event| {
+        event.name == "run" && event.data["replaces"] == run && event.data["status"] == "starting"
+    });
+    waits.await;
+    table.accept().await;
+    let next = successor(&mut events, &run).await;
+    assert_eq!(dev.runs().await.len(), 2);
+    assert_eq!(signals(&stage, &run), [STOP]);
+    dev.log(&next).await.wait_for_start("TICK v1 ").await;
     dev.finish().await;
 }
 

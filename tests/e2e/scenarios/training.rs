@@ -1,5 +1,6 @@
 //! Real training under the loop.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -120,6 +121,43 @@ async fn many_swaps_leave_the_weights_as_they_would_have_been() {
             expected_steps(steps),
             "run {run}: a step was lost or repeated"
         );
+    }
+    dev.finish().await;
+}
+
+/// HTTP's threads let their timers be late while they idle, and what a thread starts inherits that.
+#[tokio::test]
+async fn whatever_the_server_starts_has_exact_timers() {
+    let stage = Stage::sdk(&SdkTrainer::default().with("maxSteps", 1_000_000_000_u64));
+    // Each writes down what it got before it becomes what it is for: another process may not read that.
+    let told = stage.home.dir().join("slack");
+    let wrapped = |name: &str, program: &str| {
+        let script = format!(
+            "#!/bin/sh\necho \"$(cat /proc/self/timerslack_ns) $*\" >> {}\nexec {program} \"$@\"\n",
+            told.display()
+        );
+        let path = stage.home.dir().join(name);
+        std::fs::write(&path, script).expect("the home can be written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+        path.to_str().expect("it is UTF-8").to_owned()
+    };
+    let executor = json!([wrapped("run-executor", &testkit::midrun().display().to_string()), "executor"]);
+    let dev = Dev::options(&stage, &[])
+        .env("MIDRUN_RUN__NODE", wrapped("run-node", "node"))
+        .env("MIDRUN_CONTROL_PLANE__EXECUTOR", executor.to_string())
+        .start()
+        .await;
+    let mut events = dev.events().await;
+    events.next_named("ready").await;
+    let run = dev.running(&mut events).await;
+    dev.log(&run).await.wait_for_start("LOG v1 ").await;
+    let own = std::fs::read_to_string("/proc/self/timerslack_ns").expect("one may read one's own");
+    let told = std::fs::read_to_string(told).expect("they wrote it down");
+    for part in ["--artifact", "executor", "--experimental-vm-modules"] {
+        assert!(told.lines().any(|line| line.contains(part)), "no {part} in {told}");
+    }
+    for line in told.lines() {
+        assert!(line.starts_with(own.trim()), "{line}; here {own}");
     }
     dev.finish().await;
 }
