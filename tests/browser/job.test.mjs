@@ -63,9 +63,9 @@ test("a zoom survives what comes live, and a double click ends it", async () => 
   await page.mouse.move(box.x + box.width * 0.6, box.y + 60, { steps: 5 });
   await page.mouse.up();
   const zoomed = await until("a zoom", zoom);
-  const events = page.getByTestId("events");
-  const before = Number(await events.getAttribute("data-count"));
-  await until("live events", async () => Number(await events.getAttribute("data-count")) > before + 2);
+  const count = async () => Number(/of ([\d,]+) points/.exec((await chart().getAttribute("aria-label")) ?? "")?.[1]?.replaceAll(",", ""));
+  const before = await count();
+  await until("more points", async () => (await count()) > before + 2);
   assert.equal(await zoom(), zoomed);
   await shot(page, "job-zoomed");
   await page.mouse.dblclick(box.x + box.width / 2, box.y + 60);
@@ -168,8 +168,12 @@ test("the playground asks a checkpoint while it trains, two side by side, and st
 
 test("Cancel is pressed twice, and the page says that the job is cancelled", async () => {
   await page.goto(`${stage.server.url}/#/jobs/${job}`);
-  await page.getByRole("button", { name: "Cancel" }).click();
-  await page.getByRole("button", { name: "Press again to cancel" }).click();
+  const again = page.getByRole("button", { name: "Press again to cancel" });
+  // The first press is forgotten after a few seconds.
+  await until("the second press", async () => {
+    await page.getByRole("button", { name: "Cancel", exact: true }).click({ timeout: 2000 }).catch(() => {});
+    return again.click({ timeout: 2000 }).then(() => true, () => false);
+  });
   await page.locator(".page-head").getByText("cancelled").waitFor();
   await page.getByRole("button", { name: /ancel/ }).waitFor({ state: "detached" });
   await page.locator(".event-row.training-cancelled").first().waitFor();

@@ -55,7 +55,7 @@ test("the job's chart is one continuous line through the restart, which is marke
   await until("both jobs' losses", async () => { const [from, to] = await range(); return from !== undefined && to !== undefined && from < step && to > step; });
   const own = await stage.server.ask("GET", `/api/jobs/${second.jobId}/series`);
   assert.ok(own.loss.step[0] > step, `the job's own first step is ${own.loss.step[0]}, behind ${step}`);
-  assert.equal((await range())[0], 1, "the first job's first step is there");
+  assert.ok(((await range())[0] ?? Infinity) < 40, "the first job's first steps are there");
   const box = await page.locator(".u-over").boundingBox();
   assert.ok(box);
   await until("the mark of the restart", async () => {
@@ -69,7 +69,7 @@ test("the job's chart is one continuous line through the restart, which is marke
     return (await page.getByTestId("legend").getByText("checkpoint").count()) > 0;
   });
   const lineage = page.getByRole("region", { name: "Lineage" });
-  await lineage.getByText(`went on from step ${step}`).waitFor();
+  await lineage.getByText(`went on from step ${step.toLocaleString("en-US")}`).waitFor();
   await lineage.getByText("0.0005").first().waitFor();
   await lineage.getByRole("link", { name: new RegExp(first.jobId.slice(-6)) }).waitFor();
   await isAccessible(page, "a resumed job");

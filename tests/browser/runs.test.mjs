@@ -260,13 +260,16 @@ test("where restarts are off, a save says that it would restart", async () => {
     project.script({ index: [log(1), ["hold"]] });
     project.environment = { MIDRUN_RUN__HOT_ONLY: "true" };
   });
-  const other = await calm.page();
-  await other.getByTestId("run").and(other.locator(":enabled")).click();
-  await other.locator(".run-card[data-status=running]").getByText("Training at step 1").waitFor();
-  calm.project.edit("index.ts", (text) => text.replace('"model":"scripted"', '"model":"scripted-b"'));
-  const save = other.getByTestId("saves").locator("li").first();
-  await save.getByText("would restart", { exact: true }).waitFor();
-  await save.getByText(/scripted-b/).first().waitFor();
-  assert.equal((await calm.server.runs())[0].status, "running");
-  await calm.strike();
+  try {
+    const other = await calm.page();
+    await other.getByTestId("run").and(other.locator(":enabled")).click();
+    await other.locator(".run-card[data-status=running]").getByText("Training at step 1").waitFor();
+    calm.project.edit("index.ts", (text) => text.replace('"model":"scripted"', '"model":"scripted-b"'));
+    const save = other.getByTestId("saves").locator("li").first();
+    await save.getByText("would restart", { exact: true }).waitFor();
+    await save.getByText(/scripted-b/).first().waitFor();
+    assert.equal((await calm.server.runs())[0].status, "running");
+  } finally {
+    await calm.strike();
+  }
 });

@@ -81,7 +81,7 @@ export class Project {
   }
 
   remove() {
-    rmSync(this.home, { recursive: true, force: true });
+    rmSync(this.home, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
   }
 }
 
@@ -162,20 +162,22 @@ export class Server {
     this.child.kill("SIGINT");
     this.child.kill("SIGINT");
     const again = setInterval(() => this.child.kill("SIGINT"), 500);
-    const giveUp = setTimeout(() => this.child.kill("SIGKILL"), 30_000);
+    const giveUp = setTimeout(() => this.child.kill("SIGKILL"), LIMIT_MS);
     await this.ended;
     clearInterval(again);
     clearTimeout(giveUp);
   }
 }
 
-/** What `look` finds, once it finds something. @template T @param {string} what @param {() => Promise<T>} look */
+/** What `look` finds, once it finds something; one that fails finds nothing. @template T @param {string} what @param {() => Promise<T>} look */
 export async function until(what, look) {
   const end = Date.now() + LIMIT_MS;
   for (;;) {
-    const found = await look();
+    /** @type {unknown} */
+    let cause;
+    const found = await look().catch((error) => { cause = error; return null; });
     if (found) return found;
-    if (Date.now() > end) throw new Error(`no ${what} within ${LIMIT_MS} ms`);
+    if (Date.now() > end) throw new Error(`no ${what} within ${LIMIT_MS} ms`, { cause });
     await new Promise((wake) => setTimeout(wake, 100));
   }
 }

@@ -25,8 +25,9 @@ export class Stage {
     mkdirSync(OUT, { recursive: true });
     const project = new Project();
     prepare?.(project);
-    const server = await Server.start(project);
+    // First of all what a machine may lack: nothing is left running if it does.
     const browser = await chromium.launch({ executablePath: process.env["CHROMIUM"] ?? "/usr/bin/chromium", args: FLAGS });
+    const server = await Server.start(project).catch(async (error) => { await browser.close(); throw error; });
     return new Stage(project, server, browser);
   }
 
@@ -94,7 +95,11 @@ export class Stage {
   async strike() {
     await this.browser.close();
     await this.server.stop();
-    const left = this.project.leftovers();
+    // A run's host goes a moment after its last word.
+    let left = this.project.leftovers();
+    for (const end = Date.now() + 20_000; left.length > 0 && Date.now() < end; left = this.project.leftovers()) {
+      await new Promise((wake) => setTimeout(wake, 50));
+    }
     this.project.remove();
     assert.deepEqual(left, [], "processes are left");
     assert.deepEqual(this.complaints, [], "the page complained");

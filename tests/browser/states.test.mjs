@@ -178,12 +178,17 @@ test("jobs are found by name and id, one status at a time, and live", async () =
   await page.getByRole("radio", { name: "Running" }).focus();
   await page.keyboard.press("ArrowLeft");
   await page.getByRole("radio", { name: "All", checked: true }).waitFor();
+  let answer = () => {};
+  const held = new Promise((go) => { answer = () => go(undefined); });
+  await page.route("**/api/jobs/brief**", async (route) => { await held; await route.continue(); });
   await page.getByRole("button", { name: "Refresh" }).click();
   await page.locator(".spin").waitFor();
+  answer();
   await page.locator(".spin").waitFor({ state: "detached" });
+  await page.unroute("**/api/jobs/brief**");
   await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
   await page.locator(`[data-job="${running}"]`).getByRole("button", { name: /^Copy the id/ }).click();
-  assert.equal(await page.evaluate(() => navigator.clipboard.readText()), running);
+  await until("the copy", async () => (await page.evaluate(() => navigator.clipboard.readText())) === running);
   await isAccessible(page, "a list of jobs");
   await shot(page, "jobs");
   await page.locator(`[data-job="${running}"] a`).click();
@@ -284,12 +289,18 @@ test("what is not there says so", async () => {
 
 test("a page with a foreign token reloads once and then says what to do", async () => {
   const other = await stage.page("#/");
+  let loads = 0;
+  let seen = () => {};
+  const banner = new Promise((go) => { seen = () => go(undefined); });
   await other.route(`${stage.server.url}/`, async (route) => {
+    // The next document comes when what this one says was seen.
+    if (++loads > 1) await banner;
     const answer = await route.fetch();
     await route.fulfill({ response: answer, body: (await answer.text()).replaceAll(stage.server.token, "0123456789abcdef-not-the-token") });
   });
   await other.reload();
   await other.getByText("has a new token. Reloading this page.").waitFor();
+  seen();
   await other.getByText("This page is not allowed in").waitFor();
   await isAccessible(other, "a page that is not allowed in");
   await shot(other, "token-wrong");

@@ -18,6 +18,8 @@ let page;
 before(async () => {
   stage = await Stage.set((project) => {
     project.small();
+    // Marks of checkpoints would move the progress line out of the log's part that is drawn.
+    project.edit("index.ts", (text) => text.replace("saveSteps: 40", "saveSteps: 1000000"));
     project.edit("callbacks.ts", (text) => text.replace(/console\.log\(`step.*\);/, PROGRESS).replace("const heldOut", "const _").replace("console.log(`checkpoint", "void (`checkpoint"));
     writeFileSync(join(project.dir, "midrun.toml"), "[run]\npty = true\n");
   });

@@ -108,8 +108,7 @@ mod tests {
             ("echo hello", Some("which is no version")),
             ("exit 3", Some("exit status: 3")),
         ] {
-            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-            std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+            testkit::program(&program, script);
             let told = check_node(&program, dir.path()).await;
             match words {
                 None => assert_eq!(told.as_deref(), Ok("v20.3.0")),

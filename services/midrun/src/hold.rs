@@ -67,6 +67,13 @@ impl fmt::Display for Busy {
     }
 }
 
+impl Drop for Hold {
+    /// By hand: a process that is being started has a copy of the file for a moment, and with it the lock.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
+}
+
 impl Hold {
     /// Takes the project whose state is in `state_dir`.
     pub(crate) fn take(state_dir: &Path) -> Result<Self, Busy> {

@@ -261,6 +261,6 @@ impl Running {
 /// wake it four times a second.
 const LATEST: u32 = 15;
 /// Streams end by themselves; one that does not within this time has a client that does not read.
-const STREAMS_END: Duration = Duration::from_millis(300);
+const STREAMS_END: Duration = Duration::from_secs(1);
 /// What the last steps may take when the deadline has already passed.
 const GRACE: Duration = Duration::from_millis(500);

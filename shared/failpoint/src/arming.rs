@@ -7,6 +7,10 @@ use crate::Point;
 
 /// What stands in the file of a place where a panic is wanted.
 const PANIC: &str = "panic";
+/// The same, where each that comes there is to panic.
+const PANICS: &str = "panic each time";
+/// The file that keeps parts that failed from being started again.
+const HELD: &str = "held";
 
 /// Whether the program that asks was built with failpoints.
 pub const fn are_compiled_in() -> bool {
@@ -35,6 +39,14 @@ impl Armed {
     /// When the folder cannot be written.
     pub fn panic_at(folder: &Path, point: Point) -> io::Result<Self> {
         Self::with(folder, point, PANIC)
+    }
+
+    /// The same, again and again, until this is dropped. Nobody is named by [`Armed::stopped`].
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn panics_at(folder: &Path, point: Point) -> io::Result<Self> {
+        Self::with(folder, point, PANICS)
     }
 
     fn with(folder: &Path, point: Point, action: &str) -> io::Result<Self> {
@@ -84,20 +96,59 @@ impl Drop for Armed {
     }
 }
 
+/// While there is one, no part that failed is started again, so that a test can see that it failed.
+#[derive(Debug)]
+pub struct Hold {
+    file: PathBuf,
+}
+
+impl Hold {
+    /// For the processes whose variable [`crate::FOLDER`] names `folder`.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn in_folder(folder: &Path) -> io::Result<Self> {
+        let file = folder.join(HELD);
+        std::fs::write(&file, "")?;
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // The folder may be gone already.
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
 fn taken_by(name: &str, pid: u32) -> String {
     format!("{name}@{pid}")
+}
+
+#[cfg(debug_assertions)]
+fn folder() -> Option<&'static Path> {
+    use std::sync::LazyLock;
+    static FOLDER: LazyLock<Option<PathBuf>> =
+        LazyLock::new(|| std::env::var_os(crate::FOLDER).map(PathBuf::from));
+    FOLDER.as_deref()
+}
+
+/// Whether there is a [`Hold`].
+#[cfg(debug_assertions)]
+pub(crate) fn is_held() -> bool {
+    folder().is_some_and(|folder| folder.join(HELD).exists())
 }
 
 /// Stops this process if `point` is armed for it.
 #[cfg(debug_assertions)]
 pub(crate) fn reach(point: Point) {
-    use std::sync::LazyLock;
-    static FOLDER: LazyLock<Option<PathBuf>> =
-        LazyLock::new(|| std::env::var_os(crate::FOLDER).map(PathBuf::from));
-    let Some(folder) = &*FOLDER else { return };
+    let Some(folder) = folder() else { return };
     let (armed, taken) = (folder.join(point.name()), folder.join(taken_by(point.name(), std::process::id())));
     // Read before it is taken: whoever armed it may clear it away as soon as it is.
     let Ok(action) = std::fs::read_to_string(&armed) else { return };
+    if action == PANICS {
+        panic!("{} {}", crate::PANICKED, point.name());
+    }
     if std::fs::rename(armed, taken).is_ok() {
         if action == PANIC {
             panic!("{} {}", crate::PANICKED, point.name());

@@ -9,7 +9,8 @@
 //! several gets it) and stops itself as by SIGSTOP, all its threads at once. Whoever armed it finds out who stopped
 //! with [`Armed::stopped`], kills whom it likes, and lets who is left go on by SIGCONT.
 //!
-//! A place can be armed for a panic instead, so that a test sees what becomes of a part that fails there.
+//! A place can be armed for a panic instead, so that a test sees what becomes of a part that fails there; a [`Hold`] keeps
+//! such a part from being started again until the test has seen what it wants to see.
 //!
 //! The runner's places are in its own source, `shared/sdk/typescript/src/failpoint.ts`, by the same rules: a run-host
 //! of a build with debug assertions names the folder to it by [`RUNNER_FOLDER`], and any other takes that variable away.
@@ -17,7 +18,7 @@
 mod arming;
 mod point;
 
-pub use arming::{Armed, are_compiled_in};
+pub use arming::{Armed, Hold, are_compiled_in};
 pub use point::Point;
 
 /// The variable that names the folder in which places are armed.
@@ -32,6 +33,15 @@ pub const RUNNER_FOLDER: &str = "MIDRUN_RUNNER_FAILPOINTS";
 /// The folder that a runner is told of: nothing in a release build, whatever the environment says.
 pub fn folder_for_runner() -> Option<std::ffi::OsString> {
     std::env::var_os(FOLDER).filter(|_| are_compiled_in())
+}
+
+/// Whether a test wants that no part which failed is started again yet: never in a release build.
+#[inline]
+pub fn is_held() -> bool {
+    #[cfg(debug_assertions)]
+    return arming::is_held();
+    #[cfg(not(debug_assertions))]
+    false
 }
 
 /// A process is at `point`. Stops it if a test armed that place; otherwise nothing happens.

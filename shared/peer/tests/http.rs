@@ -254,7 +254,7 @@ async fn a_service_that_stays_full_is_a_promise_that_nothing_was_handled() {
     let remote = service.remote();
     let blocker = actix_rt::spawn(ask(&remote, 2, BUDGET));
     service.begun.reaches(1).await;
-    let turned_away = ask(&remote, 4, Duration::from_millis(300)).await;
+    let turned_away = ask(&remote, 4, Duration::from_secs(3)).await;
     assert!(
         matches!(&turned_away, Err(AskError::NotDelivered { why, .. }) if why.contains("full")),
         "{turned_away:?}"
@@ -282,7 +282,7 @@ async fn a_service_that_is_away_is_waited_for_and_the_way_is_known_to_be_bad() {
     assert_eq!(waiting.await.unwrap().unwrap(), 4);
     assert!(trouble.borrow().is_none(), "it is well again");
     service.stop().await;
-    let away = ask(&to(address), 8, Duration::from_millis(50)).await;
+    let away = ask(&to(address), 8, Duration::from_secs(1)).await;
     assert!(matches!(away, Err(AskError::NotDelivered { .. })), "{away:?}");
 }
 

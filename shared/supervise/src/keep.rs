@@ -21,7 +21,7 @@ pub async fn keep<F: Future>(
             Ok(output) => return Some(output),
             Err(panic) => Failure::of_panic(panic.as_ref()),
         };
-        tokio::time::sleep(condition.failed(&failure, &mut patience)?).await;
+        crate::pass(condition.failed(&failure, &mut patience)?).await;
         condition.begins_again(&mut patience);
     }
 }

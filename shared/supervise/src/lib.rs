@@ -35,6 +35,18 @@ pub use part::Part;
 pub use patience::Policy;
 
 use std::any::Any;
+use std::time::Duration;
+
+/// Between two looks at whether a test still holds what failed.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The pause before the next life.
+pub(crate) async fn pass(pause: Duration) {
+    tokio::time::sleep(pause).await;
+    while failpoint::is_held() {
+        tokio::time::sleep(LOOK).await;
+    }
+}
 
 /// Why a life ended before it should.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -111,7 +111,7 @@ impl Supervisor {
                 };
                 tokio::select! {
                     _ = retired(&mut self.retiring) => return true,
-                    () = tokio::time::sleep(pause) => {}
+                    () = crate::pass(pause) => {}
                 }
                 life = Life::new();
                 match catch_unwind(AssertUnwindSafe(|| factory(&life))) {

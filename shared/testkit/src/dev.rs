@@ -88,17 +88,23 @@ impl DevOptions {
     }
 }
 
-/// Waits until the edge reaches what it needs of the other processes: they are started at the same time.
-async fn joined(client: &Client) {
+/// Waits until the edge reaches what it needs of the other processes, which may have been started at the same time, and
+/// nothing is wrong with any; what it says then.
+async fn joined(client: &Client) -> Value {
     let until = tokio::time::Instant::now() + LIMIT;
     loop {
         let ready = client.get("/readyz").await;
         if ready.status == 200 {
-            return;
+            return ready.json();
         }
-        assert!(tokio::time::Instant::now() < until, "the services do not find each other: {}", ready.text());
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(tokio::time::Instant::now() < until, "it is not ready: {}", ready.text());
+        pause().await;
     }
+}
+
+/// A moment, between two looks at what nothing tells of.
+pub async fn pause() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
 }
 
 /// Speaks to the server that said this of itself.
@@ -110,7 +116,7 @@ fn client_of(said: &Value) -> Client {
 }
 
 /// How long a server that was told twice to end may take.
-const END_LIMIT: Duration = Duration::from_secs(20);
+const END_LIMIT: Duration = LIMIT;
 /// How long a server without runs may take to end before it is told again.
 const FIRST_LIMIT: Duration = Duration::from_secs(2);
 
@@ -230,6 +236,33 @@ impl Dev {
         self.server.start(service);
         if let Some(said) = self.server.again(service).await {
             self.client = client_of(&said);
+        }
+    }
+
+    /// Waits until it is ready; what it says then.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    pub async fn well(&self) -> Value {
+        joined(&self.client).await
+    }
+
+    /// Waits until the cancel of `job` is the only one that is outstanding, as the metrics say too; what the server says
+    /// of it.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub async fn outstanding_cancel_of(&self, job: &str) -> Value {
+        let until = tokio::time::Instant::now() + LIMIT;
+        loop {
+            let outstanding = self.client.get("/api/cancels").await;
+            let metrics = self.client.get("/metrics").await.text();
+            let told = if outstanding.status == 200 { outstanding.json() } else { Value::Null };
+            if told["cancels"][0]["job"] == job && metrics.contains("\nmidrun_cancels_outstanding 1\n") {
+                return told;
+            }
+            assert!(tokio::time::Instant::now() < until, "{}\n{metrics}", outstanding.text());
+            pause().await;
         }
     }
 

@@ -24,6 +24,19 @@ pub async fn eventually<T>(what: &str, limit: Duration, mut found: impl FnMut() 
     }
 }
 
+/// Writes a script of the shell that can be run as a program.
+///
+/// Another process writes it: one that has the file open for writing while it starts a child, in another test, keeps it
+/// from being run for a moment.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn program(path: &Path, script: &str) {
+    let write = ["-c", "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\""];
+    let written = std::process::Command::new("sh").args(write).arg(path).arg(script).status();
+    assert!(written.is_ok_and(|status| status.success()), "{} cannot be written", path.display());
+}
+
 /// Whether the process exists and has not exited. A zombie has, once the last of its threads is gone: until then they
 /// hold its files and locks.
 pub fn alive(pid: u32) -> bool {

@@ -287,7 +287,10 @@ const FIRST_PORT: u16 = 10_000;
 const PORTS: u16 = 20_000;
 
 /// A port that nobody listens on, and that no other test of this process is given.
-fn free_port() -> u16 {
+///
+/// # Panics
+/// When there is none.
+pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Tests of other processes begin elsewhere.
     let begin = u16::try_from(std::process::id().wrapping_mul(977) % u32::from(PORTS)).expect("it is below");

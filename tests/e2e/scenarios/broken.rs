@@ -99,7 +99,7 @@ async fn a_failed_evaluation_is_tried_again_on_the_next_save_of_the_same_bytes()
 #[tokio::test]
 async fn a_top_level_await_that_hangs_is_an_error_in_time() {
     let stage = Stage::ticker(&Ticker::default());
-    let dev = Dev::options(&stage, &[]).env("MIDRUN_INSPECTOR__TIME_LIMIT_MS", "700").start().await;
+    let dev = Dev::options(&stage, &[]).env("MIDRUN_INSPECTOR__TIME_LIMIT_MS", "5000").start().await;
     let mut events = dev.events().await;
     events.next_named("ready").await;
     let run = dev.running(&mut events).await;

@@ -155,6 +155,7 @@ async fn too_much_and_nonsense_are_refused_with_a_reason() {
     assert!(answer["error"].as_str().is_some_and(|text| text.contains("no-such-run")), "{answer}");
     let _ = client.ask("DELETE", "/api/runs").send().await.expect(405);
     assert_eq!(dev.runs().await.len(), 0);
+    dev.well().await;
     for path in ["/healthz", "/readyz", "/metrics"] {
         let open = client.ask("GET", path).without_token().send().await.expect(200);
         assert!(!open.text().contains(client.token()), "{path} tells the token");

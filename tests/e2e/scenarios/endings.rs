@@ -12,7 +12,7 @@ use super::faults::{control_plane, dev_on};
 use super::frames::{status, successor};
 
 /// Generous, and far below what a control plane that hangs would cost.
-const AT_ONCE: Duration = Duration::from_secs(5);
+const AT_ONCE: Duration = Duration::from_secs(8);
 
 fn pid_of(run: &Value) -> u32 {
     u32::try_from(run["pid"].as_u64().unwrap_or_else(|| panic!("no process: {run}"))).expect("a pid fits")
@@ -47,11 +47,8 @@ async fn stop_now_does_not_wait_for_a_control_plane_that_hangs() {
     assert_eq!(stopped, by("user", 137));
     gone(pid, LIMIT).await;
 
-    let outstanding = dev.client.get("/api/cancels").await.expect(200).json();
-    assert_eq!(outstanding["cancels"][0]["job"], job.as_str(), "{outstanding}");
+    let outstanding = dev.outstanding_cancel_of(&job).await;
     assert!(!outstanding.to_string().contains("token"), "{outstanding}");
-    let metrics = dev.client.get("/metrics").await.expect(200).text();
-    assert!(metrics.contains("\nmidrun_cancels_outstanding 1\n"), "{metrics}");
     let listed = Midrun::new(&stage, ["jobs", "ls"]).run().await.expect(0);
     assert!(
         listed.stderr.contains(&format!("the cancel of job {job} of run {run} is outstanding")),

@@ -10,11 +10,7 @@ use super::frames::status;
 /// A server that lends its control plane, and a proxy in front of that.
 pub(crate) async fn control_plane() -> (Stage, Dev, FaultyControlPlane) {
     let stage = Stage::bare(Layout::Midrun);
-    // Taken for a moment, so that it is a free one.
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0))
-        .and_then(|taken| taken.local_addr())
-        .expect("a free port")
-        .port();
+    let port = testkit::free_port();
     let dev = Dev::options(&stage, &[]).env("MIDRUN_CONTROL_PLANE__PORT", port.to_string()).start().await;
     let upstream = std::net::SocketAddr::from(([127, 0, 0, 1], port));
     let listens = || std::net::TcpStream::connect(upstream).is_ok().then_some(());
@@ -116,7 +112,7 @@ async fn a_control_plane_that_is_away_is_no_reason_not_to_run() {
 
 /// What `/readyz` says of the control plane.
 async fn has_control_plane(dev: &Dev) -> bool {
-    let ready = dev.client.get("/readyz").await.expect(200).json();
+    let ready = dev.well().await;
     ready["controlPlane"].as_bool().unwrap_or_else(|| panic!("it does not say: {ready}"))
 }
 
@@ -129,6 +125,7 @@ pub(crate) async fn signed_in(dev: &Dev) {
             return;
         }
         assert!(Instant::now() < until, "it does not sign in: {}", ready.text());
+        testkit::pause().await;
     }
 }
 

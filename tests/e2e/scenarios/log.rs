@@ -99,6 +99,7 @@ async fn beyond_its_cap_a_log_loses_its_oldest_output_says_so_and_is_taken_up_by
     let until = tokio::time::Instant::now() + LIMIT;
     while !is_running(&dev.runs().await) {
         assert!(tokio::time::Instant::now() < until, "the run was not taken up: {:?}", dev.runs().await);
+        testkit::pause().await;
     }
     let host_now =
         std::fs::read_to_string(run_folder(&stage, &run).join("host.json")).expect("it has a host");
@@ -194,10 +195,7 @@ async fn a_full_disk_leaves_trainings_alone_is_said_and_heals() {
     let before = step(&log.lines());
     processes.iter().for_each(|pid| limit_files(*pid, "unlimited"));
     dev.process_of("sse-gateway").wait_for_line("end of the trouble", warning("can be written again")).await;
-    let until = tokio::time::Instant::now() + LIMIT;
-    while dev.client.get("/readyz").await.status != 200 {
-        assert!(tokio::time::Instant::now() < until, "it does not heal");
-    }
+    dev.well().await;
     let dropped = log.events().next_named("dropped").await;
     assert!(dropped.text("why").contains("could not be written"), "{dropped}");
     assert!(dropped.data["bytes"].as_u64() > Some(0), "{dropped}");

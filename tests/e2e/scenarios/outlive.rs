@@ -96,7 +96,7 @@ async fn the_example_trains_on_while_no_server_is_there() {
         event.name == "run" && event.data["run"] == run && event.data["status"] == "exited"
     };
     if dev.run(&run).await["status"] != "exited" {
-        let end = events.wait_within(Duration::from_secs(240), "end of the run", ended).await;
+        let end = events.wait_within(Duration::from_secs(600), "end of the run", ended).await;
         assert_eq!(end.data["exitCode"], 0, "{end}");
     }
     let mut log = dev.log(&run).await;

@@ -126,7 +126,8 @@ async fn both_streams_and_a_failure_are_in_the_output() {
 async fn what_children_write_after_the_runner_is_in_the_log_before_its_end() {
     let code = "(await import(\"node:child_process\")).spawn(\"sh\", [\"-c\", \"sleep 0.3; echo from a child\"], { stdio: \"inherit\" });";
     let stage = Stage::ticker(&Ticker { start_code: code.to_owned(), steps: 1, ..Ticker::default() });
-    let (dev, _events) = Dev::ready(&stage).await;
+    let dev = Dev::options(&stage, &[]).env("MIDRUN_RUN__DRAIN_MS", "20000").start().await;
+    dev.events().await.next_named("ready").await;
     let (output, trailer) = dev.train().await.to_the_end(testkit::LIMIT).await;
     assert_eq!(trailer, "exit=0");
     assert!(String::from_utf8_lossy(&output).contains("from a child\n"));

@@ -1,6 +1,6 @@
 //! A part that panics is started again, and nothing is lost or done twice by that.
 
-use failpoint::{Armed, FOLDER, Point};
+use failpoint::{Armed, FOLDER, Hold, Point};
 use serde_json::json;
 use testkit::{Dev, Event, LIMIT, SdkTrainer, Sse, Stage, Ticker, eventually};
 
@@ -23,14 +23,22 @@ async fn told_of(dev: &Dev) -> Sse {
     Sse::open(&dev.client, "/api/events?topics=troubles", None).await
 }
 
-/// Waits until every tab was told that `service` is not well and that all is well again, as `/readyz` then says too.
-async fn failed_and_well_again(dev: &Dev, told: &mut Sse, service: &str) {
+/// Arms `point` for a panic. Who panics there is not started again until [`failed_and_well_again`] has seen it fail.
+fn panic_at(stage: &Stage, point: Point) -> (Armed, Hold) {
+    let folder = armory(stage);
+    let hold = Hold::in_folder(&folder).expect("it can be held");
+    (Armed::panic_at(&folder, point).expect("it can be armed"), hold)
+}
+
+/// Waits until every tab was told that `service` is not well and, when nothing holds it any more, that all is well again, as
+/// `/readyz` then says too.
+async fn failed_and_well_again(dev: &Dev, told: &mut Sse, service: &str, hold: Hold) {
     let of = |event: &Event| event.data["data"]["list"].as_array().cloned().unwrap_or_default();
     let is_unwell = |event: &Event| of(event).iter().any(|trouble| trouble["service"] == service);
     told.wait_for(&format!("word that {service} failed"), is_unwell).await;
+    drop(hold);
     told.wait_for("word that all is well", |event| of(event).is_empty()).await;
-    let ready = dev.client.get("/readyz").await;
-    assert_eq!(ready.status, 200, "{}", ready.text());
+    dev.well().await;
 }
 
 /// A callback edit and its swap.
@@ -61,9 +69,9 @@ async fn a_part_that_panics_at_a_save_is_back_and_each_save_reaches_the_run_once
         let mut log = dev.log(&run).await;
         log.wait_for_start("TICK v1 ").await;
         let mut told = told_of(&dev).await;
-        let armed = Armed::panic_at(&armory(&stage), point).expect("it can be armed");
+        let (armed, hold) = panic_at(&stage, point);
         stage.project.write("callbacks.ts", &Ticker::callbacks("failing"));
-        failed_and_well_again(&dev, &mut told, service).await;
+        failed_and_well_again(&dev, &mut told, service, hold).await;
         log.wait_for_start("TICK failing ").await;
         edit(&stage, &dev, &mut events, &run, "next").await;
         log.wait_for_start("TICK next ").await;
@@ -85,9 +93,9 @@ async fn a_registry_that_panics_at_a_restart_makes_it_once() {
         let run = dev.running(&mut events).await;
         dev.log(&run).await.wait_for_start("TICK v1 ").await;
         let mut told = told_of(&dev).await;
-        let armed = Armed::panic_at(&armory(&stage), point).expect("it can be armed");
+        let (armed, hold) = panic_at(&stage, point);
         stage.project.write("index.ts", &Ticker { learning_rate: 0.0003, ..Ticker::default() }.entry());
-        failed_and_well_again(&dev, &mut told, "train-registry").await;
+        failed_and_well_again(&dev, &mut told, "train-registry", hold).await;
         let replaced = async {
             loop {
                 let runs = dev.runs().await;
@@ -95,7 +103,7 @@ async fn a_registry_that_panics_at_a_restart_makes_it_once() {
                 if let Some(next) = next {
                     return next["id"].as_str().expect("a run has an id").to_owned();
                 }
-                tokio::task::yield_now().await;
+                testkit::pause().await;
             }
         };
         let next = tokio::time::timeout(LIMIT, replaced).await.expect("it is replaced in time");
@@ -121,9 +129,9 @@ async fn a_broker_that_panics_settles_its_cancel() {
         let run = dev.running(&mut events).await;
         events.wait_for("job", |event| event.name == "run" && event.data["jobId"].is_string()).await;
         let mut told = told_of(&dev).await;
-        let armed = Armed::panic_at(&armory(&stage), point).expect("it can be armed");
+        let (armed, hold) = panic_at(&stage, point);
         dev.stop_run(&run, "now").await;
-        failed_and_well_again(&dev, &mut told, "cancel-broker").await;
+        failed_and_well_again(&dev, &mut told, "cancel-broker", hold).await;
         let cancelled = async {
             loop {
                 let jobs = dev.jobs().await;
@@ -131,6 +139,7 @@ async fn a_broker_that_panics_settles_its_cancel() {
                 if jobs.iter().all(|job| job["status"] == "cancelled") && cancels["cancels"] == json!([]) {
                     return;
                 }
+                testkit::pause().await;
             }
         };
         tokio::time::timeout(LIMIT, cancelled).await.expect("the job is cancelled in time");
@@ -147,9 +156,9 @@ async fn a_gateway_that_panics_stops_the_run_whose_request_ended() {
     let train = dev.train().await;
     let pid = train.pid;
     let mut told = told_of(&dev).await;
-    let armed = Armed::panic_at(&armory(&stage), Point::LeashPulled).expect("it can be armed");
+    let (armed, hold) = panic_at(&stage, Point::LeashPulled);
     train.close();
-    failed_and_well_again(&dev, &mut told, "sse-gateway").await;
+    failed_and_well_again(&dev, &mut told, "sse-gateway", hold).await;
     testkit::gone(pid, LIMIT).await;
     drop(armed);
     dev.finish().await;
@@ -186,30 +195,25 @@ async fn a_part_that_panics_again_and_again_stays_down_and_runs_go_on() {
     let run = dev.running(&mut events).await;
     let mut log = dev.log(&run).await;
     log.wait_for_start("TICK v1 ").await;
+    // The same build is inspected again in each of the inspector's lives.
+    let armed = Armed::panics_at(&armory(&stage), Point::InspectionAsked).expect("it can be armed");
+    stage.project.write("callbacks.ts", &Ticker::callbacks("failing"));
     let stays_down = async {
-        let mut armed = None::<Armed>;
         loop {
-            let again = armed.as_ref().is_none_or(|armed| armed.stopped().expect("it can be read").is_some());
-            if again {
-                // The same build is inspected again in the inspector's next life.
-                drop(armed.take());
-                armed =
-                    Some(Armed::panic_at(&armory(&stage), Point::InspectionAsked).expect("it can be armed"));
-                stage.project.write("callbacks.ts", &Ticker::callbacks("failing"));
-            }
-            let said = dev.client.get("/readyz").await.json();
+            let ready = dev.client.get("/readyz").await;
+            let said = ready.json();
             let troubles = said["troubles"].as_array().cloned().unwrap_or_default();
             let stays = |trouble: &serde_json::Value| {
                 let why = trouble["why"].as_str().unwrap_or_default();
                 trouble["service"] == "manifest-inspector" && why.contains("stays down")
             };
             if troubles.iter().any(stays) {
-                assert_eq!(dev.client.get("/readyz").await.status, 503);
-                return armed;
+                return assert_eq!(ready.status, 503);
             }
+            testkit::pause().await;
         }
     };
-    let armed = tokio::time::timeout(LIMIT, stays_down).await.expect("it gives up in time");
+    tokio::time::timeout(LIMIT, stays_down).await.expect("it gives up in time");
     let before = log.lines().len();
     eventually("more of the run", LIMIT, || (log.lines().len() > before).then_some(())).await;
     assert_eq!(signals(&stage, &run), [0; 0], "nothing that was not inspected was signalled");

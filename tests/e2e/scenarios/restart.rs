@@ -55,8 +55,10 @@ async fn a_config_edit_restarts_after_the_checkpoint_with_the_new_config_at_the_
     );
     assert_eq!(log.exit().await, 0);
     let lines = log.lines();
-    let last: Vec<&str> = lines.last().expect("it wrote lines").split(' ').collect();
-    assert_eq!(last[..2], ["CHECKPOINT", "v1"], "the run ends behind its checkpoint's callback: {lines:?}");
+    // A slow save may come after the run has given up waiting for the end of its job; losses are told until then.
+    let last =
+        lines.iter().rfind(|line| line.starts_with("CHECKPOINT v1 ")).expect("it stops at a checkpoint");
+    let last: Vec<&str> = last.split(' ').collect();
     // The executor saves once more when it is cancelled, and that checkpoint is told too.
     let checkpoint: u64 = last[2].parse().expect("a step");
     assert_eq!(ended["lastCheckpoint"], checkpoint);
@@ -70,6 +72,9 @@ async fn a_config_edit_restarts_after_the_checkpoint_with_the_new_config_at_the_
 
     let mut log = dev.log(&next).await;
     log.wait_for_start("LOG v1 ").await;
+    let old = ended["jobId"].as_str().expect("it had a job");
+    let mut news = testkit::Sse::open(&dev.client, &format!("/api/jobs/{old}/events"), None).await;
+    news.next_named("training.cancelled").await;
     assert_eq!(job(&dev, &run).await["status"], "cancelled");
     let new = job(&dev, &next).await;
     assert_eq!((&new["status"], &new["config"]["learningRate"]), (&"running".into(), &0.0003.into()));
@@ -300,6 +305,7 @@ async fn what_was_asked_of_a_run_stands_in_its_log_in_order() {
     let stage = Stage::ticker(&Ticker::default());
     let (dev, mut events) = Dev::ready(&stage).await;
     let run = dev.running(&mut events).await;
+    events.wait_for("job", |event| event.name == "run" && event.data["jobId"].is_string()).await;
     stage.project.write("callbacks.ts", &Ticker::callbacks("v2"));
     swapped(&mut events, &run).await;
     stage.project.write("index.ts", &Ticker { learning_rate: 0.0003, ..Ticker::default() }.entry());

@@ -258,6 +258,8 @@ async fn a_checkpoint_that_is_gone_fails_the_run_and_says_so() {
     flag.raise();
     status(&mut events, &run, "restarting").await;
     let job = dev.run(&run).await["jobId"].as_str().expect("it had a job").to_owned();
+    let mut news = Sse::open(&dev.client, &format!("/api/jobs/{job}/events"), None).await;
+    news.next_named("training.cancelled").await;
     let jobs = stage.project.dir().join(".midrun/control-plane/jobs");
     std::fs::remove_dir_all(jobs.join(&job).join("checkpoints")).expect("it saved checkpoints");
     stage.project.write("callbacks.ts", &SdkTrainer::callbacks("v2"));

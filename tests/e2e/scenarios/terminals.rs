@@ -64,12 +64,13 @@ async fn commands_end_as_they_do_in_a_shell() {
         assert!(
             result["completeSeq"].as_u64() > result["inputSeq"].as_u64() && result["durationMs"].is_u64()
         );
-        let late =
-            term(&stage, &["run", &id, "--timeout", "0.3", "--json", "--", "sleep 2; echo late; (exit 5)"])
-                .await;
+        let gate = stage.root().join(format!("late-{shell}"));
+        let command = format!("mkfifo {0}; read go <{0}; echo late; (exit 5)", gate.display());
+        let late = term(&stage, &["run", &id, "--timeout", "5", "--json", "--", &command]).await;
         let late = late.expect(124).json().remove(0);
         assert_eq!((&late["timedOut"], &late["completed"]), (&json!(true), &json!(false)), "{late}");
         // Its end is recorded all the same.
+        std::fs::write(&gate, "go\n").expect("it is read from");
         let mut log = events(&dev, &id, None).await;
         let ended = log
             .wait_for("late end", |event| {
@@ -188,7 +189,12 @@ async fn a_person_types_and_nobody_without_the_token_does() {
     let _ = term(&stage, &["kill", &second]).await.expect(0);
     let mut ended = events(&dev, &second, None).await;
     ended.next_named("exit").await;
-    let _ = dev.client.post("/api/terminals", &json!({"shell": "sh"})).await.expect(201);
+    // Its place is free when its host has gone, a moment after its last word.
+    let until = tokio::time::Instant::now() + LIMIT;
+    while dev.client.post("/api/terminals", &json!({"shell": "sh"})).await.status != 201 {
+        assert!(tokio::time::Instant::now() < until, "its place is not free");
+        testkit::pause().await;
+    }
     for (body, code) in [
         (json!({"cwd": "/"}), "outside-project"),
         (json!({"shell": "python3"}), "no-such-shell"),

@@ -364,5 +364,5 @@ async fn a_dead_collector_hinders_nothing_and_nobody_waits_for_it_long() {
     status(&mut events, &run, "exited").await;
     let begun = tokio::time::Instant::now();
     dev.finish().await;
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
 }

@@ -75,7 +75,11 @@ impl Loop {
 
     /// Watches the usual entry; its first build is still to be read.
     pub(crate) async fn watching(project: Project) -> Self {
-        let looped = Self::idle(project, |_| {});
+        Self::watching_with(project, |_| {}).await
+    }
+
+    async fn watching_with(project: Project, set: impl FnOnce(&mut Settings)) -> Self {
+        let looped = Self::idle(project, set);
         looped.watch(ENTRY).await;
         looped
     }
@@ -83,9 +87,18 @@ impl Loop {
     /// Watches the usual entry, whose first build was good. The project was there for long, so nothing is built twice
     /// because it might have changed before it was watched.
     pub(crate) async fn of(files: &[(&str, &str)]) -> Self {
+        Self::of_with(files, |_| {}).await
+    }
+
+    /// The same; and what is broken between two steps of one save is never shown, however slow the machine is.
+    pub(crate) async fn patient(files: &[(&str, &str)]) -> Self {
+        Self::of_with(files, |settings| settings.settle = Duration::from_secs(5)).await
+    }
+
+    async fn of_with(files: &[(&str, &str)], set: impl FnOnce(&mut Settings)) -> Self {
         let project = Project::of(files);
         make_old(project.root.parent().expect("it is in a temporary folder"));
-        let mut looped = Self::watching(project).await;
+        let mut looped = Self::watching_with(project, set).await;
         looped.built().await;
         looped
     }

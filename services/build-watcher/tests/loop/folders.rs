@@ -12,7 +12,7 @@ async fn a_module_outside_the_project_is_watched() {
         ("../shared/x.ts", "export * from './deep/y';\n"),
         ("../shared/deep/y.ts", "export const y = 'first';\n"),
     ];
-    let mut looped = Loop::of(&files).await;
+    let mut looped = Loop::patient(&files).await;
     looped.project.write("../shared/deep/y.ts", "export const y = 'second';\n");
     let outside = looped.project.root.parent().unwrap().join("shared/deep/y.ts");
     assert_eq!(looped.built_with("second").await, [outside.to_str().unwrap()]);
@@ -55,7 +55,7 @@ async fn a_folder_that_is_replaced_is_watched_again() {
         ("src/lib/deep/x.ts", "export const x = 'first';\n"),
         ("src/new/deep/x.ts", "export const x = 'second';\n"),
     ];
-    let mut looped = Loop::of(&files).await;
+    let mut looped = Loop::patient(&files).await;
     let path = |name: &str| looped.project.path(name);
     rename(&path("src/lib"), &path("src/old"));
     rename(&path("src/new"), &path("src/lib"));

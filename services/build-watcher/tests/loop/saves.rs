@@ -20,7 +20,7 @@ async fn a_save_in_place_is_built() {
 #[actix_rt::test]
 async fn a_save_by_rename_is_built() {
     let mut looped =
-        Loop::of(&[(ENTRY, TRAINER), ("src/midrun/rate.ts", "export const rate = 125;\n")]).await;
+        Loop::patient(&[(ENTRY, TRAINER), ("src/midrun/rate.ts", "export const rate = 125;\n")]).await;
     let file = looped.project.path("src/midrun/rate.ts");
     for rate in ["250", "500"] {
         let new = looped.project.path("src/midrun/rate.ts.tmp.4711");
@@ -38,7 +38,7 @@ async fn a_save_by_rename_is_built() {
 #[actix_rt::test]
 async fn a_half_written_file_is_never_published() {
     let mut looped =
-        Loop::of(&[(ENTRY, TRAINER), ("src/midrun/rate.ts", "export const rate = 125;\n")]).await;
+        Loop::patient(&[(ENTRY, TRAINER), ("src/midrun/rate.ts", "export const rate = 125;\n")]).await;
     // The file is empty and open while another one is saved.
     let mut open = File::create(looped.project.path("src/midrun/rate.ts")).unwrap();
     looped.project.write(ENTRY, &format!("{TRAINER}export const more = 'more';\n"));
@@ -52,7 +52,7 @@ async fn a_half_written_file_is_never_published() {
 #[actix_rt::test]
 async fn a_file_written_in_many_steps_is_published_when_it_is_complete() {
     let mut looped =
-        Loop::of(&[(ENTRY, TRAINER), ("src/midrun/rate.ts", "export const rate = 125;\n")]).await;
+        Loop::patient(&[(ENTRY, TRAINER), ("src/midrun/rate.ts", "export const rate = 125;\n")]).await;
     let mut open = File::create(looped.project.path("src/midrun/rate.ts")).unwrap();
     for step in 0..2000 {
         writeln!(open, "export const step{step} = {step};").unwrap();

@@ -86,7 +86,7 @@ async fn garbage_goes_to_the_log_and_breaks_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_ignores_sigterm_is_killed_with_all_it_started() {
-    let grace = Duration::from_millis(400);
+    let grace = Duration::from_secs(5);
     let plane = Plane::start_with(|settings| settings.stop_grace = grace).await;
     let user = plane.user().await;
     let (child, seen) = (plane.path("child"), plane.path("term-seen"));

@@ -1,6 +1,5 @@
 //! What a person is told of code that throws, and of a machine without Node.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use rolldown::{Bundler, BundlerOptions, InputItem, OutputFormat, Platform, SourceMapType};
@@ -97,8 +96,7 @@ async fn a_program_that_is_no_node_or_an_old_one_is_told_by_its_own_words() {
     let dir = tempfile::tempdir().unwrap();
     let program = |name: &str, text: &str| {
         let path = dir.path().join(name);
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        testkit::program(&path, text);
         path
     };
     let other = program("other", "echo 'bad option: --experimental-vm-modules' >&2; exit 9");

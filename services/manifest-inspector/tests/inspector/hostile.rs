@@ -32,11 +32,11 @@ async fn after_a_loop_that_never_ends_the_next_save_is_told() {
 
 #[tokio::test]
 async fn what_takes_too_long_is_a_failure() {
-    let mut bench = Bench::with(|settings| settings.time_limit = Duration::from_millis(150), |_| Ok(None));
+    let mut bench = Bench::with(|settings| settings.time_limit = Duration::from_secs(3), |_| Ok(None));
     bench.manifest(&trainer("'warm'", "")).await;
     for code in ["await new Promise(() => {});", "for (;;);"] {
         let failure = bench.failure(code).await;
-        assert!(failure.message.contains("took more than 0.15 s: a top-level await"), "{}", failure.message);
+        assert!(failure.message.contains("took more than 3 s: a top-level await"), "{}", failure.message);
         bench.manifest(&trainer("{}", &format!("// {code}"))).await;
     }
 }

@@ -1,7 +1,7 @@
 //! Workers come, are replaced, and go.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::bench::{Bench, alive, eventually, trainer};
 
@@ -13,7 +13,8 @@ async fn workers_are_replaced_after_so_many_evaluations() {
         evaluations += 1;
         seen.insert(bench.worker(&format!("// {evaluations}")).await);
     }
-    assert!(evaluations > 15, "{evaluations} evaluations for four workers");
+    // A worker that rested for long is replaced before; that needs a machine that stalls.
+    assert!(evaluations > 6, "{evaluations} evaluations for four workers");
     eventually("one is left", || seen.iter().filter(|pid| alive(**pid)).count() <= 1).await;
 }
 
@@ -58,7 +59,10 @@ async fn a_warm_worker_answers_a_small_save_within_milliseconds() {
         took.push(bench.rebuild().await.inspect_ms);
     }
     took.sort_by(f64::total_cmp);
-    // It takes about 1 ms. The bound leaves room for a busy machine and none for a process that is started each time.
-    assert!(took[30] < 20.0, "median {:.2} ms", took[30]);
+    let begun = Instant::now();
+    assert!(std::process::Command::new("node").args(["-e", "0"]).status().unwrap().success());
+    let start = begun.elapsed().as_secs_f64() * 1e3;
+    // It takes about 1 ms. Were a process started each time, it would take as long as this one.
+    assert!(took[30] < start / 2.0, "median {:.2} ms, a start {start:.2} ms", took[30]);
     println!("median {:.2} ms, p90 {:.2} ms", took[30], took[54]);
 }

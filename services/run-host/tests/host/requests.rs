@@ -285,10 +285,11 @@ fn a_line_that_is_no_request_ends_that_connection_only() {
 
 #[test]
 fn requests_after_the_end_are_refused() {
-    let stage = Setting::sh("exit 0").start();
+    let stage = Setting::sh("while [ ! -e go ]; do sleep 0.01; done").start();
+    let mut visitor = stage.connect();
+    std::fs::write(std::path::Path::new(&stage.spec.cwd).join("go"), "").unwrap();
     // Nobody listens yet, so the host stays for a moment.
     stage.wait_for("the end", |step| matches!(step, Step::Exit { .. }));
-    let mut visitor = stage.connect();
     for outcome in [visitor.swap(), visitor.stop(StopMode::Checkpoint), visitor.stop(StopMode::Now)] {
         assert!(outcome.unwrap_err().contains("has ended"));
     }

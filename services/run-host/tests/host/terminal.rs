@@ -431,9 +431,9 @@ fn a_session_that_nobody_comes_to_ends_by_itself() {
 #[test]
 fn a_session_somebody_listens_to_does_not_end_by_itself() {
     let mut setting = Setting::shell("bash");
-    setting.spec.terminal.as_mut().unwrap().alone_ms = 300;
+    setting.spec.terminal.as_mut().unwrap().alone_ms = 5_000;
     let mut session = Session::start(setting);
-    assert_eq!(session.run("sleep 1; echo there"), ended("there\r\n", 0));
+    assert_eq!(session.run("sleep 6; echo there"), ended("there\r\n", 0));
     session.close();
 }
 

@@ -1,6 +1,6 @@
 // The keyboard. A page says which keys mean something while it is shown.
 
-import { useEffect } from "preact/hooks";
+import { useLayoutEffect } from "preact/hooks";
 
 export interface Shortcut {
   keys: string;
@@ -19,7 +19,8 @@ export const shortcuts = (): readonly Shortcut[] => known;
 
 /** Gives `shortcuts` their meaning while the caller is shown. */
 export function useShortcuts(shortcuts: Shortcut[]) {
-  useEffect(() => {
+  // With what is drawn: a key that is pressed when the page says that it means something does.
+  useLayoutEffect(() => {
     known.push(...shortcuts);
     return () => {
       for (const shortcut of shortcuts) known.splice(known.indexOf(shortcut), 1);

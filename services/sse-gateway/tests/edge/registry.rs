@@ -35,6 +35,8 @@ struct Book {
 pub(crate) struct Registry {
     book: Arc<Mutex<Book>>,
     changed: Arc<watch::Sender<u64>>,
+    /// Requests that wait for news of a log.
+    waiting: Arc<watch::Sender<usize>>,
     /// A start takes one of these.
     pub(crate) starts_allowed: Arc<Semaphore>,
     pub(crate) newest: Arc<Mutex<NewestBuild>>,
@@ -79,6 +81,7 @@ impl Registry {
         let registry = Self {
             book: Arc::default(),
             changed: Arc::new(watch::Sender::new(0)),
+            waiting: Arc::new(watch::Sender::new(0)),
             starts_allowed: Arc::new(Semaphore::new(1000)),
             newest: Arc::new(Mutex::new(NewestBuild::Pending)),
             events: Arc::new(FeedWriter::new(64)),
@@ -91,6 +94,11 @@ impl Registry {
         };
         registry.come_back();
         registry
+    }
+
+    /// Waits until somebody waits for news of a log.
+    pub(crate) async fn somebody_waits(&self) {
+        soon(self.waiting.subscribe().wait_for(|waiting| *waiting > 0)).await.expect("it lives");
     }
 
     /// From now on nothing is delivered.
@@ -306,7 +314,10 @@ impl Registry {
             if page.ended || !page.records.is_empty() {
                 return Ok(page);
             }
-            if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+            self.waiting.send_modify(|waiting| *waiting += usize::from(wait_ms > 0));
+            let is_late = tokio::time::timeout_at(deadline, changed.changed()).await.is_err();
+            self.waiting.send_modify(|waiting| *waiting -= usize::from(wait_ms > 0));
+            if is_late {
                 return Ok(page);
             }
         }

@@ -111,7 +111,7 @@ test("earlier bytes are executed anew", async () => {
 });
 
 test("no swap into a run that is stopping", async () => {
-  const runner = new RunnerProcess(moduleFile(handwritten({ abilities: ["inspect", "replaceCallbacks"], cancel: "await new Promise((later) => setTimeout(later, 300));" })));
+  const runner = new RunnerProcess(moduleFile(handwritten({ abilities: ["inspect", "replaceCallbacks"], cancel: "await new Promise((go) => process.once('SIGWINCH', go));" })));
   await runner.printed("TICK v1");
   runner.swap(moduleFile("console.log('HANGING'); await new Promise(() => {});"), "hanging");
   await runner.printed("HANGING");
@@ -119,6 +119,7 @@ test("no swap into a run that is stopping", async () => {
   await runner.printed("CANCEL-CALLED");
   runner.swap(moduleFile(handwritten({ tag: "v2" })), "late");
   await runner.message("swapSkipped", 2);
+  runner.ring("SIGWINCH");
   assert.equal(await runner.exited, 0);
   assert.deepEqual(runner.all("swapSkipped").map(({ contentHash, reason }) => [contentHash, reason]), [
     ["hanging", "the run is stopping"],
@@ -150,6 +151,6 @@ test("a thousand swaps, each of which took", async () => {
   assert.equal(runner.stdout.split("REPLACED").length, 1_001);
   took.sort((a, b) => a - b);
   // A floor an order of magnitude above what it takes: a slow path on every swap would still show.
-  assert.ok((took[500] as number) < 10, `median ${took[500]} ms`);
+  assert.ok((took[500] as number) < 25, `median ${took[500]} ms`);
   await stop(runner);
 });

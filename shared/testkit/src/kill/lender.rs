@@ -33,9 +33,7 @@ impl Lender {
         let stage = Stage::bare(Layout::Midrun);
         let executor = stage.root().join("executor.sh");
         std::fs::write(&executor, EXECUTOR).expect("the stage can be written");
-        // Taken for a moment, so that it is a free one.
-        let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|taken| taken.local_addr());
-        let upstream = SocketAddr::from(([127, 0, 0, 1], taken.expect("a free port").port()));
+        let upstream = SocketAddr::from(([127, 0, 0, 1], crate::free_port()));
         let command: Value = json!(["bash", executor]);
         // One process, whatever is killed: it is not what is tested.
         let options = Dev::options(&stage, &[])

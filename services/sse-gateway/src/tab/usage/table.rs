@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn a_tree_is_found_by_its_root_and_by_its_mark() {
         let mut shell = Command::new("sh");
-        shell.args(["-c", "sleep 1000 & read line; kill $!"]).env("MIDRUN_RUN_ID", "usage-test");
+        shell.args(["-c", "sleep 1000 & read line; kill $!; wait"]).env("MIDRUN_RUN_ID", "usage-test");
         let mut child = shell.stdin(Stdio::piped()).spawn().unwrap();
         let by_pid = Marks { pid: Some(child.id()), run: "other".to_owned(), job: None };
         let by_mark = Marks { pid: None, run: "usage-test".to_owned(), job: None };

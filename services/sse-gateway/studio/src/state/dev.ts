@@ -79,6 +79,8 @@ export async function startRun(): Promise<Run> {
 export async function stopRun(id: string, mode: "checkpoint" | "now") {
   const { run } = await ask<{ run: Run }>("POST", `/api/runs/${encodeURIComponent(id)}/stop`, { mode, reason: "asked to in Studio" });
   put(run);
+  // The stream may have told of its end before the answer was here.
+  loadRunsSoon();
 }
 
 function put(run: Run) {

@@ -57,7 +57,7 @@ export function Screen({ feed, label, onType, onSize, columns }: ScreenProps) {
     let old = 0;
     const isAt = () => document.hasFocus() && element.contains(document.activeElement);
     if (onType) {
-      terminal.onData((text) => { if (old === 0 && isAt()) onType(text); });
+      terminal.onData((text) => { if (isAt() && !(old > 0 && text.startsWith("\x1b"))) onType(text); });
       terminal.focus();
     }
     const leave = feed((bytes, isOld = false) => {
