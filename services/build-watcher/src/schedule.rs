@@ -38,7 +38,7 @@ impl Timing {
         Self {
             settle,
             pause: Duration::from_millis(50),
-            long_pause: if settle.as_secs() > 1 { settle } else { Duration::from_secs(1) },
+            long_pause: if settle.as_millis() > 1000 { settle } else { Duration::from_secs(1) },
             quiet: Duration::from_millis(30),
             limit: Duration::from_secs(2),
             checkout_limit: Duration::from_secs(10),

@@ -392,6 +392,11 @@ mod tests {
         assert_eq!((new != old, second.taken), (true, vec![old]));
         assert_eq!(kept(&file), [new, old]);
         drop((first.listener, second.listener));
+        // A process that another test is starting has copies for a moment.
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while [old, new].iter().any(|port| TcpListener::bind(("127.0.0.1", *port)).is_err()) {
+            assert!(std::time::Instant::now() < end, "they stay taken");
+        }
         let third = listen("127.0.0.1", 0, &file).unwrap();
         assert_eq!(
             (port_of(&third.listener), third.taken),

@@ -108,7 +108,10 @@ impl Hold {
     pub(crate) fn could_be_taken(state_dir: &Path) -> Result<(), Busy> {
         let path = state_dir.join("server.lock");
         match File::open(&path) {
-            Ok(mut file) => locked(&mut file, &path),
+            Ok(mut file) => {
+                locked(&mut file, &path)?;
+                file.unlock().map_err(|error| Busy::Unusable { path, error })
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(Busy::Unusable { path, error }),
         }
@@ -151,6 +154,7 @@ fn locked(file: &mut File, path: &Path) -> Result<(), Busy> {
     let ago = SystemTime::now().duration_since(modified).unwrap_or_default();
     match holder {
         Some(holder) if holder.boot_id != here && ago < FRESH => {
+            file.unlock().map_err(unusable)?;
             Err(Busy::Elsewhere { pid: holder.pid, ago })
         }
         _ => Ok(()),

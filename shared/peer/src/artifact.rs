@@ -32,10 +32,15 @@ pub async fn bring_here(remote: &Remote, folder: &Path, mut artifact: Artifact) 
             }
         }
         match fetch(remote, &artifact).await {
-            Ok(Some(bytes)) => match keep(folder, &here, &bytes).await {
-                Ok(()) => continue,
-                Err(error) => tracing::error!(%error, "an artifact cannot be kept in {}", folder.display()),
-            },
+            Ok(Some(bytes)) => {
+                remote.ways().is_heard(ARTIFACTS);
+                match keep(folder, &here, &bytes).await {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        tracing::error!(%error, "an artifact cannot be kept in {}", folder.display())
+                    }
+                }
+            }
             Ok(None) => {
                 remote.ways().is_heard(ARTIFACTS);
                 return artifact;

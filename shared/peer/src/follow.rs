@@ -4,6 +4,7 @@
 //! that breaks or falls silent is opened again behind the last of them.
 
 use std::future::Future;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, Response};
@@ -19,6 +20,8 @@ use crate::ways::{Failed, root_cause};
 
 /// How long an answer's head may take.
 const HEAD: Duration = Duration::from_secs(5);
+/// A connection that is there for so long is a good one, though there is nothing to say.
+const PROOF: Duration = Duration::from_secs(1);
 /// A connection that says nothing for so long is broken.
 const SILENCE: Duration = header::HEARTBEAT.saturating_mul(3);
 
@@ -109,16 +112,31 @@ async fn follow<E: FeedEvent, F: Future<Output = E>>(
     if let Some(now) = now {
         mirror.join(&now);
     }
-    remote.ways().is_heard(E::NAME);
-    pauses.reset();
+    remote.ways().is_there();
     let mut parser = Parser::default();
-    while read_more(&mut response, &mut parser).await? {
+    // One that breaks behind its head, again and again, is not well in between.
+    let (mut proof, mut is_proven) = (pin!(tokio::time::sleep(PROOF)), false);
+    loop {
+        let mut is_well = false;
+        tokio::select! {
+            more = read_more(&mut response, &mut parser) => {
+                if !more? {
+                    return Ok(());
+                }
+            }
+            () = &mut proof, if !is_proven => is_well = true,
+        }
         while let Some(event) = parser.next() {
             let Some((at, content, snapshot)) = understand(&event)? else { continue };
             mirror.adopt(&at, prepare(content).await, snapshot);
+            is_well = true;
+        }
+        if is_well && !is_proven {
+            is_proven = true;
+            remote.ways().is_heard(E::NAME);
+            pauses.reset();
         }
     }
-    Ok(())
 }
 
 /// False at the end.

@@ -77,12 +77,18 @@ impl Ways {
         self.change(|known| drop(known.wrong.remove(way)));
     }
 
-    /// The service itself gave something in this way: so somebody listens there.
-    pub(crate) fn is_heard(&self, way: Way) {
+    /// Somebody listens there.
+    pub(crate) fn is_there(&self) {
         self.change(|known| {
             known.heard = Some(Instant::now());
-            known.wrong.retain(|other, wrong| *other != way && !wrong.is_refused);
+            known.wrong.retain(|_, wrong| !wrong.is_refused);
         });
+    }
+
+    /// The service itself gave something in this way: so somebody listens there, too.
+    pub(crate) fn is_heard(&self, way: Way) {
+        self.is_well(way);
+        self.is_there();
     }
 
     /// Nothing was had in this way from `service` at `place`. True if this is new.

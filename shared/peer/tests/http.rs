@@ -182,6 +182,8 @@ struct Proxy {
     service: Arc<Mutex<SocketAddr>>,
     /// Answers of requests are cut after their first bytes.
     cuts: Arc<AtomicBool>,
+    /// Connections are cut behind the head of the first answer.
+    only_heads: Arc<AtomicBool>,
     connections: Count,
 }
 
@@ -192,14 +194,16 @@ impl Proxy {
             address: listener.local_addr().unwrap(),
             service: Arc::new(Mutex::new(service)),
             cuts: Arc::default(),
+            only_heads: Arc::default(),
             connections: Count::default(),
         };
         let (cuts, connections) = (Arc::clone(&proxy.cuts), proxy.connections.clone());
+        let only_heads = Arc::clone(&proxy.only_heads);
         let leads_to = Arc::clone(&proxy.service);
         actix_rt::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
                 connections.add();
-                let cuts = Arc::clone(&cuts);
+                let (cuts, only_heads) = (Arc::clone(&cuts), Arc::clone(&only_heads));
                 let service = *leads_to.lock().unwrap();
                 actix_rt::spawn(async move {
                     let Ok(mut upstream) = TcpStream::connect(service).await else { return };
@@ -209,7 +213,8 @@ impl Proxy {
                         let mut chunk = [0; 4096];
                         while let Ok(count @ 1..) = from_service.read(&mut chunk).await {
                             let passed = if cuts.load(Ordering::SeqCst) { 20 } else { count };
-                            if to_client.write_all(&chunk[..passed]).await.is_err() || passed < count {
+                            let is_written = to_client.write_all(&chunk[..passed]).await.is_ok();
+                            if !is_written || passed < count || only_heads.load(Ordering::SeqCst) {
                                 return;
                             }
                         }
@@ -396,6 +401,26 @@ async fn a_followed_feed_goes_on_where_its_connection_broke_and_into_the_writer_
     assert_eq!(drain(&mut reader, 1).await, [(9, false)]);
     drop(followed);
     next.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_feed_that_breaks_behind_its_head_again_and_again_is_not_well_in_between() {
+    let service = Service::anew();
+    let proxy = Proxy::before(service.address).await;
+    proxy.only_heads.store(true, Ordering::SeqCst);
+    let remote = to(proxy.address);
+    let followed = Followed::new(remote.clone(), Backlog::All, 8, async |beat: Beat| beat);
+    let mut trouble = remote.trouble();
+    let known = tokio::time::timeout(BUDGET, trouble.wait_for(Option::is_some)).await;
+    known.expect("it is known").expect("the remote lives");
+    proxy.connections.reaches(proxy.connections.now() + 5).await;
+    assert!(!trouble.has_changed().unwrap(), "{:?}", trouble.borrow());
+    // There is nothing to say, and it is well all the same.
+    proxy.only_heads.store(false, Ordering::SeqCst);
+    let well = tokio::time::timeout(BUDGET, trouble.wait_for(Option::is_none)).await;
+    well.expect("it is well").expect("the remote lives");
+    drop(followed);
+    service.stop().await;
 }
 
 #[actix_rt::test]

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -114,9 +115,9 @@ fn signal_is_in(pid: u32, set: &str, signal: i32) -> io::Result<bool> {
     Ok((1..=64).contains(&signal) && mask & (1 << (signal - 1)) != 0)
 }
 
-/// Whether `pid` was started with `NAME=VALUE` in its environment.
-pub(crate) fn was_started_with(pid: u32, assignment: &[u8]) -> bool {
-    settled_environment(pid).is_ok_and(|environ| pairs(&environ).any(|pair| pair == assignment))
+/// Whether `pid` was started with `NAME=VALUE` in its environment. One that is in `exec` is waited for, until `limit`.
+pub(crate) fn was_started_with(pid: u32, assignment: &[u8], limit: Instant) -> bool {
+    settled_environment(pid, limit).is_ok_and(|environ| pairs(&environ).any(|pair| pair == assignment))
 }
 
 /// The values that `pid` was started with for each of `names`.
@@ -124,7 +125,7 @@ pub(crate) fn was_started_with(pid: u32, assignment: &[u8]) -> bool {
 /// # Errors
 /// `NotFound` when there is no such process, `PermissionDenied` when its environment is not for us to see.
 pub fn variables<const N: usize>(pid: u32, names: [&str; N]) -> io::Result<[Option<OsString>; N]> {
-    let environ = settled_environment(pid)?;
+    let environ = settled_environment(pid, Instant::now() + EXEC_LIMIT)?;
     Ok(names.map(|name| {
         let value = pairs(&environ).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
         value.map(|value| OsString::from_vec(value.to_vec()))
@@ -154,27 +155,31 @@ pub fn owner(pid: u32) -> io::Result<u32> {
 }
 
 /// An environment once it does not change any more. A process that is being replaced by `exec` shows none for a
-/// moment; that moment is waited for.
-fn settled_environment(pid: u32) -> io::Result<Vec<u8>> {
-    let begun = Instant::now();
-    for look in 0.. {
+/// moment; that moment is waited for, but not beyond `limit`.
+fn settled_environment(pid: u32, limit: Instant) -> io::Result<Vec<u8>> {
+    let mut doubts = 0;
+    loop {
         let environ = environment(pid)?;
-        let is_settled = !environ.is_empty()
-            || match may_be_in_exec(pid, look) {
-                Exec::No => true,
-                Exec::Maybe => look >= EXEC_LOOKS,
-                Exec::Surely => begun.elapsed() >= EXEC_LIMIT,
-            };
-        if is_settled {
+        if !environ.is_empty() {
+            return Ok(environ);
+        }
+        let may_change = match exec(pid) {
+            Exec::No => false,
+            Exec::Surely => Instant::now() < limit,
+            Exec::Maybe { looks } => {
+                doubts += 1;
+                doubts < looks
+            }
+        };
+        if !may_change {
             return Ok(environ);
         }
         thread::sleep(EXEC_PAUSE);
     }
-    unreachable!("one of the looks is the last")
 }
 
-/// How long an `exec` may take, on a machine that stalls.
-const EXEC_LIMIT: Duration = Duration::from_secs(2);
+/// How long an `exec` may take, on a machine that stalls. It is the limit for all processes of one look together.
+pub(crate) const EXEC_LIMIT: Duration = Duration::from_millis(500);
 /// How often to look again when it may be one, and how often when everything says that the environment is simply empty.
 const EXEC_LOOKS: usize = 100;
 const EMPTY_LOOKS: usize = 4;
@@ -183,9 +188,18 @@ const EXEC_PAUSE: Duration = Duration::from_millis(1);
 /// Whether a process is in `exec`.
 enum Exec {
     No,
-    Maybe,
+    /// It is to be looked at so often.
+    Maybe {
+        looks: usize,
+    },
     Surely,
 }
+
+/// Whether this kernel tells where environments are; some sandboxes' do not.
+static TELLS: LazyLock<bool> = LazyLock::new(|| {
+    let stat = fs::read("/proc/self/stat").unwrap_or_default();
+    fields(&stat).is_some_and(|fields| fields.get(50 - 3).is_some_and(|start| *start != "0"))
+});
 
 /// The environment in one system call: between two of them it may be gone, and what was read would look whole.
 fn environment(pid: u32) -> io::Result<Vec<u8>> {
@@ -201,11 +215,11 @@ fn environment(pid: u32) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Whether `pid`, whose environment looks empty, may be about to have one. The environment's start and end, fields 50
+/// Whether `pid`, whose environment looks empty, is about to have one. The environment's start and end, fields 50
 /// and 51, are 0 early in `exec`, and the same late in `exec` or when it is empty. One that waits for something is not in
 /// `exec`; one that could run may be kept from it by others. One that is exiting has none any more, and the kernel's own
 /// threads never have one.
-fn may_be_in_exec(pid: u32, look: usize) -> Exec {
+fn exec(pid: u32) -> Exec {
     const EXITING_OR_KERNEL: u64 = 0x4 | 0x0020_0000;
     let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else { return Exec::No };
     let Some(fields) = fields(&stat) else { return Exec::No };
@@ -214,10 +228,10 @@ fn may_be_in_exec(pid: u32, look: usize) -> Exec {
     match (field(9), field(50), field(51)) {
         (Some(flags), _, _) if flags & EXITING_OR_KERNEL != 0 => Exec::No,
         (_, Some(start), Some(end)) if start == end && start != 0 => {
-            if may_be_kept_from_it || look + 1 < EMPTY_LOOKS { Exec::Maybe } else { Exec::No }
+            Exec::Maybe { looks: if may_be_kept_from_it { EXEC_LOOKS } else { EMPTY_LOOKS } }
         }
-        (_, Some(0), Some(0)) => Exec::Surely,
-        _ => Exec::Maybe,
+        (_, Some(0), Some(0)) if *TELLS => Exec::Surely,
+        _ => Exec::Maybe { looks: EXEC_LOOKS },
     }
 }
 
@@ -260,10 +274,9 @@ mod tests {
             let mut stdout = child.stdout().unwrap();
             let is_done = thread::spawn(move || stdout.read_exact(&mut [0; 4]).unwrap());
             while !is_done.is_finished() {
-                assert!(
-                    was_started_with(child.pid(), b"PROCESS_TEST_EXEC=marked"),
-                    "not seen at look {looks}"
-                );
+                let limit = Instant::now() + Duration::from_secs(20);
+                let is_seen = was_started_with(child.pid(), b"PROCESS_TEST_EXEC=marked", limit);
+                assert!(is_seen, "not seen at look {looks}");
                 looks += 1;
             }
             is_done.join().unwrap();

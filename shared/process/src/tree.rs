@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::pidfd::timeout;
 use crate::reap::reap;
-use crate::table::{Process, processes, was_started_with};
+use crate::table::{EXEC_LIMIT, Process, processes, was_started_with};
 use crate::{Identity, PidFd, boot_id, signal};
 
 /// A variable that every process of a tree was started with, so that one that left the tree is known.
@@ -126,7 +126,9 @@ impl Tree {
         }
         if let Some(Marker { name, value }) = &self.marker {
             let assignment = format!("{name}={value}").into_bytes();
-            let marked = table.iter().filter(|row| row.is_alive() && was_started_with(row.pid, &assignment));
+            let limit = Instant::now() + EXEC_LIMIT;
+            let is_marked = |row: &&Process| row.is_alive() && was_started_with(row.pid, &assignment, limit);
+            let marked = table.iter().filter(is_marked);
             marked.for_each(|row| found.visit(row));
         }
         let own = std::process::id();
@@ -199,7 +201,8 @@ pub enum Progress {
     Done(Report),
 }
 
-/// The end of a tree, step by step: [`Killing::advance`] never blocks, so that an event loop can go on meanwhile.
+/// The end of a tree, step by step, so that an event loop can go on meanwhile: [`Killing::advance`] waits for nothing but
+/// the end of an `exec` that it meets, which is a moment.
 #[derive(Debug)]
 pub struct Killing {
     tree: Tree,
@@ -208,6 +211,8 @@ pub struct Killing {
     kill_at: Instant,
     /// Survivors are given up then.
     give_up_at: Instant,
+    /// Whether SIGKILL was sent.
+    is_last: bool,
     /// Until the next look; grows.
     pause: Duration,
 }
@@ -239,6 +244,7 @@ impl Killing {
             victims: Vec::new(),
             kill_at,
             give_up_at: kill_at + Self::PATIENCE,
+            is_last: false,
             pause: Self::SHORTEST_PAUSE,
         }
     }
@@ -257,7 +263,7 @@ impl Killing {
             }
         }
         let is_alone = self.victims.iter().all(|victim| victim.pidfd.has_ended());
-        if (is_quiet && is_alone) || now >= self.give_up_at {
+        if (is_quiet && is_alone) || (now >= self.give_up_at && self.is_last) {
             return Progress::Done(self.report());
         }
         if now < self.kill_at {
@@ -267,6 +273,7 @@ impl Killing {
         let newly_frozen = self.victims.iter_mut().rev().filter_map(Victim::freeze).count();
         if newly_frozen == 0 || now >= self.kill_at + Self::FREEZE {
             self.victims.iter_mut().for_each(|victim| victim.send_once(signal::SIGKILL));
+            self.is_last = true;
         }
         Progress::Pending(self.next_pause(is_alone || newly_frozen > 0))
     }

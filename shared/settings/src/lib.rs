@@ -61,7 +61,8 @@ impl Default for Gateway {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Build {
-    /// How long a failed build is held back, milliseconds.
+    /// How long a failed build is held back, milliseconds. A file that is empty or still being written is waited for as
+    /// long, and for a second at least.
     pub settle_ms: u64,
     /// Artifacts that are kept besides those in use.
     pub keep: usize,

@@ -11,7 +11,7 @@ use testkit::{
 use super::faults::{control_plane, dev_on};
 use super::frames::{status, successor};
 
-/// Generous, and far below what a control plane that hangs would cost.
+/// Generous, and below what a control plane that hangs would cost.
 const AT_ONCE: Duration = Duration::from_secs(8);
 
 fn pid_of(run: &Value) -> u32 {

@@ -70,7 +70,8 @@ async fn commands_end_as_they_do_in_a_shell() {
         let late = late.expect(124).json().remove(0);
         assert_eq!((&late["timedOut"], &late["completed"]), (&json!(true), &json!(false)), "{late}");
         // Its end is recorded all the same.
-        std::fs::write(&gate, "go\n").expect("it is read from");
+        let opened = tokio::time::timeout(LIMIT, tokio::fs::write(&gate, "go\n")).await;
+        opened.expect("somebody reads it").expect("it can be written");
         let mut log = events(&dev, &id, None).await;
         let ended = log
             .wait_for("late end", |event| {

@@ -351,7 +351,9 @@ async fn a_dead_collector_hinders_nothing_and_nobody_waits_for_it_long() {
     // It takes connections and never answers.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("the system gives a port");
     let endpoint = format!("http://{}", silent.local_addr().expect("it is bound"));
-    let dev = traced(Dev::options(&stage, &[]), &endpoint).start().await;
+    // An exporter of its own would wait for ten minutes.
+    let options = Dev::options(&stage, &[]).env("OTEL_EXPORTER_OTLP_TIMEOUT", "600000");
+    let dev = traced(options, &endpoint).start().await;
     let mut events = dev.events().await;
     events.next_named("ready").await;
     let run = dev.running(&mut events).await;

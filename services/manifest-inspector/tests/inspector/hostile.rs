@@ -58,9 +58,9 @@ async fn an_artifact_that_ends_its_process_is_told_of_and_hurts_no_other() {
 #[tokio::test]
 async fn a_bomb_that_an_earlier_artifact_left_hurts_no_later_one() {
     let mut bench = Bench::new();
-    let bomb = trainer("'bomb'", "setTimeout(() => process.exit(5), 60);");
+    let bomb = trainer("'bomb'", "setTimeout(() => process.exit(5), 500);");
     bench.manifest(&bomb).await;
-    let slow = "await new Promise((later) => setTimeout(later, 150));";
+    let slow = "await new Promise((later) => setTimeout(later, 1500));";
     assert_eq!(bench.manifest(&trainer("'slow'", slow)).await.config, Some("slow".into()));
 }
 

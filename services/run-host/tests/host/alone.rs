@@ -43,7 +43,7 @@ fn it_is_asked_to_stop_and_the_log_says_why() {
 fn a_server_that_dies_while_it_is_told_something_is_missed_too() {
     let script = r#"trap 'echo asked; exit 0' TERM; echo "$READY" >&3; while [ ! -e gate ]; do sleep 0.01; done
                     echo more; : > wrote; while :; do sleep 0.02; done"#;
-    let setting = setting(script, 3_000, 20_000);
+    let setting = setting(script, 8_000, 20_000);
     let dir = PathBuf::from(&setting.spec.cwd);
     let stage = setting.start();
     let mut server = stage.connect();

@@ -182,7 +182,7 @@ fn stop_now_is_as_quick_when_the_disk_is_full() {
     while !matches!(visitor.next(), Some(HostSays::Record { record: Record { step: Step::Exit { .. }, .. } }))
     {
     }
-    assert!(before.elapsed() < std::time::Duration::from_secs(5), "{:?}", before.elapsed());
+    assert!(before.elapsed() < std::time::Duration::from_secs(15), "{:?}", before.elapsed());
     assert!(
         stage.log().iter().all(|record| !matches!(record.step, Step::Exit { .. })),
         "not on the disk yet"

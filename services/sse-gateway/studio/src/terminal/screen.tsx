@@ -53,7 +53,8 @@ export function Screen({ feed, label, onType, onSize, columns }: ScreenProps) {
     fill();
     onSize?.(terminal.rows, terminal.cols);
     // The emulator also says as if typed what a program asks a terminal. What was asked long ago is not answered, nor
-    // by a screen that nobody is at: another one may show the same session.
+    // by a screen that nobody is at: another one may show the same session. Such answers begin with ESC, as keys without
+    // a letter do: those are lost for as long as the past is drawn.
     let old = 0;
     const isAt = () => document.hasFocus() && element.contains(document.activeElement);
     if (onType) {
