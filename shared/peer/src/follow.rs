@@ -119,6 +119,8 @@ async fn follow<E: FeedEvent, F: Future<Output = E>>(
     loop {
         let mut is_well = false;
         tokio::select! {
+            // What has broken by now was no good one, however late that is seen.
+            biased;
             more = read_more(&mut response, &mut parser) => {
                 if !more? {
                     return Ok(());
